@@ -1,0 +1,48 @@
+"""Which implementation runs: one rule, in one place.
+
+`"auto"` gives Triton for CUDA tensors where the operation has a Triton kernel and Triton is
+installed, and the operation's default otherwise. A name never falls back to another.
+"""
+
+import importlib.util
+import os
+from collections.abc import Iterable
+
+from torch import Tensor
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run interpreted on the CPU.
+
+    TRITON_INTERPRET=1 must be set before triton is first imported.
+    """
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def resolve(
+    backend: str, *tensors: Tensor, default: str = "torch", available: Iterable[str]
+) -> str:
+    """Return the name in `available` that runs for `backend` on these tensors.
+
+    Raises ValueError for a name the operation does not have, and for "triton" where it cannot run.
+    """
+    names = list(available)
+    if backend == "auto":
+        on_gpu = all(x.is_cuda for x in tensors)
+        return "triton" if "triton" in names and HAS_TRITON and on_gpu else default
+    if backend not in names:
+        raise ValueError(f"backend: expected one of {', '.join(['auto', *names])}, got {backend!r}")
+    if backend == "triton":
+        if not HAS_TRITON:
+            raise ValueError(
+                "backend: 'triton' needs the triton package: pip install 'ssmlib[gpu]'"
+            )
+        elsewhere = [str(x.device) for x in tensors if not x.is_cuda]
+        if elsewhere and not interpreting():
+            raise ValueError(
+                f"backend: 'triton' needs CUDA tensors, got device {elsewhere[0]}; to interpret the"
+                " kernel on a CPU, set TRITON_INTERPRET=1 before triton is imported"
+            )
+    return backend

@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from ssmlib import backends
+from ssmlib.backends import resolve
+
+ON_CPU = torch.zeros(1)
+ALL = {"reference": None, "torch": None, "triton": None}
+
+
+class OnGpu:
+    is_cuda, device = True, "cuda:0"
+
+
+def test_auto_is_torch_on_a_cpu_and_triton_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(backends, "HAS_TRITON", True)
+    assert resolve("auto", ON_CPU, available=ALL) == "torch"
+    assert resolve("auto", OnGpu(), available=ALL) == "triton"
+    assert resolve("auto", OnGpu(), available=["reference", "torch"]) == "torch"
+    assert resolve("auto", OnGpu(), ON_CPU, available=ALL) == "torch"
+
+
+def test_auto_without_triton_is_the_default(monkeypatch):
+    monkeypatch.setattr(backends, "HAS_TRITON", False)
+    assert resolve("auto", OnGpu(), available=ALL, default="reference") == "reference"
+    with pytest.raises(ValueError, match=r"needs the triton package: pip install 'ssmlib\[gpu\]'"):
+        resolve("triton", OnGpu(), available=ALL)
+
+
+def test_an_explicit_name_never_falls_back(monkeypatch):
+    assert resolve("reference", OnGpu(), available=ALL) == "reference"
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(backends, "HAS_TRITON", True)
+    with pytest.raises(ValueError, match=r"backend: 'triton' needs CUDA tensors, got device cpu"):
+        resolve("triton", ON_CPU, available=ALL)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert resolve("triton", ON_CPU, available=ALL) == "triton"
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(
+        ValueError, match="backend: expected one of auto, reference, torch, triton, got 'cuda'"
+    ):
+        resolve("cuda", ON_CPU, available=ALL)

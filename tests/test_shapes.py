@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from ssmlib.shapes import check, check_floating, check_number
+
+
+def test_sizes_are_returned_by_letter():
+    x, state = torch.zeros(2, 7, 5), torch.zeros(2, 5, 3)
+    assert check(x=(x, "b t d"), state=(state, "b d n")) == {"b": 2, "t": 7, "d": 5, "n": 3}
+
+
+def test_none_is_skipped_and_numbers_stand_for_themselves():
+    assert check(x=(torch.zeros(4, 1), "t 1"), state=(None, "b d")) == {"t": 4}
+
+
+def test_leading_axes_may_be_left_open():
+    assert check(x=(torch.zeros(2, 3, 4), "... d"), y=(torch.zeros(4), "... d")) == {"d": 4}
+
+
+@pytest.mark.parametrize(
+    ("shape", "pattern", "message"),
+    [
+        (
+            (2, 256, 16),
+            "b d n",
+            r"state: expected \(b, d, n\) with d=512 \(from x\), got shape \(2, 256",
+        ),
+        ((2, 512), "b d n", r"state: expected \(b, d, n\), got shape \(2, 512\)"),
+        ((3, 256), "b d", r"with b=2 \(from x\), d=512 \(from x\), got shape \(3, 256\)"),
+        ((2, 512, 0), "b d n", r"state: expected \(b, d, n\) with n >= 1, got shape \(2, 512, 0\)"),
+        ((2, 512, 4), "b d 3", r"state: expected \(b, d, 3\), got shape \(2, 512, 4\)"),
+        ((7,), "d", r"state: expected \(d,\) with d=512 \(from x\), got shape \(7,\)"),
+    ],
+)
+def test_a_wrong_shape_names_argument_wanted_came_and_origin(shape, pattern, message):
+    with pytest.raises(ValueError, match=message):
+        check(x=(torch.zeros(2, 8, 512), "b t d"), state=(torch.zeros(shape), pattern))
+
+
+def test_an_empty_sequence_is_refused():
+    with pytest.raises(
+        ValueError, match=r"x: expected \(b, t, d\) with t >= 1, got shape \(2, 0, 5\)"
+    ):
+        check(x=(torch.zeros(2, 0, 5), "b t d"))
+
+
+def test_something_else_than_a_tensor_is_named():
+    with pytest.raises(ValueError, match=r"x: expected a tensor \(b, t\), got list"):
+        check(x=([[1.0]], "b t"))
+
+
+def test_a_second_device_is_named():
+    with pytest.raises(ValueError, match=r"y: expected device cpu \(from x\), got device meta"):
+        check(x=(torch.zeros(2), "t"), y=(torch.zeros(2, device="meta"), "t"))
+
+
+def test_integers_and_complex_numbers_are_not_floating():
+    check_floating(x=torch.zeros(1), state=None)
+    for dtype in (torch.int64, torch.bool, torch.complex64):
+        with pytest.raises(
+            ValueError, match=f"x: expected a floating point tensor, got dtype {dtype}"
+        ):
+            check_floating(x=torch.zeros(1, dtype=dtype))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1, "1", None, True])
+def test_numbers_out_of_bounds_are_refused(bad):
+    with pytest.raises(ValueError, match=r"dt: expected a finite number >= 0, got "):
+        check_number(dt=bad, low=0)
+
+
+def test_whole_numbers():
+    check_number(window=1, low=1, whole=True)
+    with pytest.raises(ValueError, match=r"window: expected a whole number >= 1 <= 4, got 2.0"):
+        check_number(window=2.0, low=1, high=4, whole=True)
+
+
+def test_check_traces_in_one_graph():
+    def f(x, state):
+        return x.sum() * check(x=(x, "b t d"), state=(state, "b d"))["t"]
+
+    x, state = torch.ones(2, 3, 4), torch.ones(2, 4)
+    assert torch.compile(f, fullgraph=True, backend="eager")(x, state) == f(x, state)
