@@ -1,6 +1,6 @@
 """Fill in what the first cell of each chapter installs on Colab.
 
-    python book/_tools/colab.py git+URL@COMMIT notebooks/*.ipynb
+python book/_tools/colab.py git+URL@COMMIT notebooks/*.ipynb
 """
 
 import sys

@@ -1,0 +1,266 @@
+r"""Softmax attention $y_i = \sum_j \mathrm{softmax}_j(q_i \cdot k_j / \sqrt{k})\, v_j$, three ways.
+
+Query i stands at position t - c + i of t, so c < t queries are the newest ones; query head i of h
+reads key head i // (h / g) of g: g = h is multi-head, g = 1 multi-query, between is grouped-query.
+
+- `attention_reference`: every score, in float64; the truth the others are tested against.
+- `attention_torch`: PyTorch's fused kernels; a causal window costs t times w, never t times t.
+- `attention_tiled`: the online softmax in the open; one tile of scores at a time.
+
+`attend_cached` is the same attention with a memory of past keys and values: prefill, a chunk of a
+prompt and one decoded token are one call. `rotate` tells positions apart (RoPE).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor
+
+from ssmlib.backends import resolve
+from ssmlib.shapes import check, check_floating, check_number
+
+SMALLEST_BLOCK = 64  # below this, a block of a windowed attention is too small to be worth a launch
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool = True,
+    window: int | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Attend from each query to the keys it sees; return (b, c, h, v).
+
+    q: (b, c, h, k), the last c of t positions. k: (b, t, g, k). v: (b, t, g, v). h is a multiple of
+    g, and c <= t. causal: see nothing newer than oneself. window: see only positions less than
+    `window` away, oneself included. One floating dtype for all three.
+    Raises ValueError for shapes, dtypes or a window that do not fit, or an unknown backend.
+    """
+    _check_heads(q, k, v, window)
+    chosen = resolve(backend, q, default="torch", available=BACKENDS)
+    return BACKENDS[chosen](q, k, v, causal, window)
+
+
+def attention_reference(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window: int | None = None
+) -> Tensor:
+    """The definition: c times t scores per head, in float64 whatever the inputs' dtype."""
+    q64, k64, v64 = (x.double() for x in (q, *_match_heads(q, k, v)))
+    scores = torch.einsum("bchk,bthk->bhct", q64, k64) / math.sqrt(q.shape[-1])
+    seen = visible(q.shape[1], k.shape[1], causal, window, q.device)
+    weights = scores.masked_fill(~seen, -math.inf).softmax(-1)
+    return torch.einsum("bhct,bthv->bchv", weights, v64).to(q.dtype)
+
+
+def attention_torch(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window: int | None = None
+) -> Tensor:
+    """PyTorch's scaled_dot_product_attention: exact, and without a score matrix where it can be.
+
+    A mask of c times t booleans is built for a part of a causal sequence (1 < c < t) and for a
+    window that is not causal; every other case is linear in t.
+    """
+    c, t = q.shape[1], k.shape[1]
+    if causal and window is not None and c + window - 1 < t:
+        t = c + window - 1  # nobody sees further back
+        k, v = k[:, -t:], v[:, -t:]
+    if window is not None and window >= t:
+        window = None
+    if window is not None and causal and t > 2 * max(window, SMALLEST_BLOCK):
+        return _in_blocks(q, k, v, window)
+    if window is None and (not causal or c == 1):
+        return _sdpa(q, k, v)
+    if window is None and c == t:
+        return _sdpa(q, k, v, causal=True)
+    return _sdpa(q, k, v, mask=visible(c, t, causal, window, q.device))
+
+
+def attention_tiled(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool = True,
+    window: int | None = None,
+    block: int = 128,
+) -> Tensor:
+    """Exact attention holding block times block scores per head: the online softmax.
+
+    Same arguments and result as `attention`; half precision is accumulated in float32. It shows the
+    algorithm, in loops that a fused kernel would run on chip; autograd keeps every tile it passes.
+    Milakov and Gimelshein 2018, Rabe and Staats 2021, Dao et al. 2022.
+    """
+    _check_heads(q, k, v, window)
+    check_number(low=1, whole=True, block=block)
+    groups, start = k.shape[2], k.shape[1] - q.shape[1]
+    wide = torch.promote_types(q.dtype, torch.float32)
+    rows = rearrange(q.to(wide), "b c (g r) k -> b g r c k", g=groups) / math.sqrt(q.shape[-1])
+    keys, values = (rearrange(x.to(wide), "b t g k -> b g 1 t k") for x in (k, v))
+    tiles = [
+        _attend_rows(tile, keys, values, start + i * block, causal, window, block)
+        for i, tile in enumerate(rows.split(block, dim=3))
+    ]
+    return rearrange(torch.cat(tiles, dim=3), "b g r c v -> b c (g r) v").to(q.dtype)
+
+
+def _attend_rows(
+    q: Tensor, k: Tensor, v: Tensor, first: int, causal: bool, window: int | None, block: int
+) -> Tensor:
+    """One tile of queries, the first at position `first`, over all tiles of keys that it sees."""
+    last, t = first + q.shape[-2] - 1, k.shape[-2]
+    low = 0 if window is None else max(0, first - window + 1)
+    high = last + 1 if causal else t if window is None else min(t, last + window)
+    i = torch.arange(first, last + 1, device=q.device)
+    top = q.new_full((*q.shape[:-1], 1), torch.finfo(q.dtype).min)  # finite: -inf - -inf is NaN
+    total, mixed = torch.zeros_like(top), q.new_zeros(*q.shape[:-1], v.shape[-1])
+    for start in range(low, high, block):
+        stop = min(start + block, high)
+        seen = _sees(i, torch.arange(start, stop, device=q.device), causal, window)
+        scores = (q @ k[..., start:stop, :].mT).masked_fill(~seen, -math.inf)
+        higher = torch.maximum(top, scores.detach().amax(-1, keepdim=True))  # cancels: no gradient
+        shrink, weights = torch.exp(top - higher), torch.exp(scores - higher)
+        total = shrink * total + weights.sum(-1, keepdim=True)
+        mixed = shrink * mixed + weights @ v[..., start:stop, :]
+        top = higher
+    return mixed / total
+
+
+class KVCache(NamedTuple):
+    """Past keys (b, t, g, k) and values (b, t, g, v), and how many tokens went by in all.
+
+    `position` is the place of the next token; it exceeds t once a window has dropped some.
+    """
+
+    k: Tensor
+    v: Tensor
+    position: int
+
+
+def attend_cached(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cache: KVCache | None = None,
+    window: int | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, KVCache]:
+    """Attend causally from c new tokens to themselves and the cache; return (y, longer cache).
+
+    q: (b, c, h, k). k: (b, c, g, k). v: (b, c, g, v). cache: None to start. With a window only the
+    last `window` keys and values stay. Keys are cached as they come: rotate them first, with
+    positions from cache.position on. The cache is a value, not a buffer: each call copies it.
+    Raises ValueError as `attention` does, and for a cache of another shape or dtype.
+    """
+    past_k, past_v, position = cache or (None, None, 0)
+    past = {"cache.k": (past_k, "b t g k"), "cache.v": (past_v, "b t g v")}
+    check(q=(q, "b c h k"), k=(k, "b c g k"), v=(v, "b c g v"), **past)
+    position += k.shape[1]
+    if cache is not None:
+        _check_dtypes(k=k, **{"cache.k": past_k, "cache.v": past_v})
+        k, v = torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1)
+    y = attention(q, k, v, causal=True, window=window, backend=backend)
+    if window is not None and k.shape[1] > window:  # cloned, or the view would keep all of it alive
+        k, v = k[:, -window:].clone(), v[:, -window:].clone()
+    return y, KVCache(k, v, position)
+
+
+def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
+    """Turn pairs of features in proportion to position, so that q · k sees only distance (RoPE).
+
+    x: (b, t, h, k), k even. positions: (t,) or (b, t), whole or fractional. Pair i is features i
+    and i + k/2, as in Llama's checkpoints, and turns by positions * base^(-2i/k). Su et al. 2021.
+    Raises ValueError for an odd k, complex or integer x, or a base that is not positive.
+    """
+    check(x=(x, "b t h k"), positions=(positions, "t" if positions.ndim == 1 else "b t"))
+    check_floating(x=x)
+    check_number(low=1e-9, base=base)
+    if x.shape[-1] % 2:
+        raise ValueError(f"x: expected (b, t, h, k) with k even, got shape {tuple(x.shape)}")
+    half = x.shape[-1] // 2
+    wide = torch.float32 if x.device.type == "mps" else torch.float64  # float32 loses far positions
+    pair = torch.arange(half, device=x.device, dtype=wide)
+    angle = (positions.to(wide).unsqueeze(-1) * base ** (-pair / half)).unsqueeze(-2)
+    exact = torch.promote_types(x.dtype, torch.float32)
+    cos, sin = angle.cos().to(exact), angle.sin().to(exact)
+    left, right = x[..., :half], x[..., half:]
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1).to(x.dtype)
+
+
+def visible(
+    c: int,
+    t: int,
+    causal: bool = True,
+    window: int | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Which of t keys each of the last c positions sees: booleans, (c, t)."""
+    keys = torch.arange(t, device=device)
+    return _sees(keys[t - c :], keys, causal, window)
+
+
+def _sees(i: Tensor, j: Tensor, causal: bool, window: int | None) -> Tensor:
+    ahead = j - i[:, None]
+    seen = ahead <= 0 if causal else torch.ones_like(ahead, dtype=torch.bool)
+    return seen if window is None else seen & (ahead.abs() < window)
+
+
+def _in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """A causal window: each block of queries sees its own block of keys and the one before."""
+    c, t = q.shape[1], k.shape[1]
+    block = max(window, SMALLEST_BLOCK)
+    q = F.pad(q, (0, 0, 0, 0, t - c, 0))  # queries that nobody asked for, dropped again below
+    first = attention_torch(q[:, :block], k[:, :block], v[:, :block], True, window)
+    q, k, v = (F.pad(x, (0, 0, 0, 0, 0, -t % block)) for x in (q, k, v))  # the future: unseen
+    q, k, v = (x.unflatten(1, (-1, block)) for x in (q, k, v))
+    k, v = (torch.cat([x[:, :-1], x[:, 1:]], dim=2).flatten(0, 1) for x in (k, v))
+    seen = visible(block, 2 * block, True, window, q.device)
+    rest = _sdpa(q[:, 1:].flatten(0, 1), k, v, mask=seen)
+    rest = rest.unflatten(0, (q.shape[0], -1)).flatten(1, 2)
+    return torch.cat([first, rest], dim=1)[:, t - c : t]
+
+
+def _sdpa(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
+    if q.is_cuda and (mask is not None or q.dtype not in (torch.float16, torch.bfloat16)):
+        # the kernels for masks and float32 do not share heads: they would fall back to all scores
+        k, v = _match_heads(q, k, v)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    shared = {"enable_gqa": True} if k.shape[1] != q.shape[1] else {}
+    y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, **shared)
+    return y.transpose(1, 2)
+
+
+def _match_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    r = q.shape[2] // k.shape[2]
+    return tuple(repeat(x, "b t g k -> b t (g r) k", r=r) if r > 1 else x for x in (k, v))
+
+
+def _check_heads(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> None:
+    check(q=(q, "b c h k"), k=(k, "b t g k"), v=(v, "b t g v"))
+    _check_dtypes(q=q, k=k, v=v)
+    (c, h), (t, g) = q.shape[1:3], k.shape[1:3]
+    if h % g:
+        raise ValueError(f"q: expected h a multiple of g={g} (from k), got h={h}")
+    if c > t:
+        raise ValueError(f"q: expected at most t={t} queries (from k), got {c}")
+    if window is not None:
+        check_number(low=1, whole=True, window=window)
+
+
+def _check_dtypes(**named: Tensor) -> None:
+    check_floating(**named)
+    first, dtype = next((name, x.dtype) for name, x in named.items())
+    for name, x in named.items():
+        if x.dtype != dtype:
+            raise ValueError(f"{name}: expected dtype {dtype} (from {first}), got dtype {x.dtype}")
+
+
+BACKENDS = {
+    "reference": attention_reference,
+    "torch": attention_torch,
+    "tiled": attention_tiled,
+}

@@ -1,0 +1,93 @@
+"""Where a measurement comes from: the device, the versions, the date, the commit, the command."""
+
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+import ssmlib
+from ssmlib.bench.timing import default_device
+
+KEYS = frozenset(
+    (
+        "device",
+        "driver",
+        "torch",
+        "triton",
+        "ssmlib",
+        "python",
+        "date",
+        "commit",
+        "dirty",
+        "command",
+    )
+)
+
+
+def provenance(
+    command: str, device: str | torch.device | None = None
+) -> dict[str, str | bool | None]:
+    """Everything in KEYS, for a measurement made now on `device`; None for what does not exist."""
+    device = default_device(device)
+    on_gpu = device.type == "cuda"
+    commit, dirty = _commit(Path(ssmlib.__file__).parent)
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "driver": _driver() if on_gpu else None,
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "ssmlib": ssmlib.__version__,
+        "python": platform.python_version(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "commit": commit,
+        "dirty": dirty,
+        "command": command,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info, name = Path("/proc/cpuinfo"), platform.machine()
+    if info.exists():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    return f"CPU {name}, {torch.get_num_threads()} threads"
+
+
+def _driver() -> str | None:
+    answer = _ask("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return answer.splitlines()[0].strip() if answer else None
+
+
+def _commit(package: Path) -> tuple[str | None, bool | None]:
+    """The commit that holds the package, and whether its files differ from it."""
+    git = ("git", "-C", str(package))
+    # a package installed inside somebody's repository is not of that repository
+    if not _ask(*git, "ls-files", "--error-unmatch", "__init__.py"):
+        return None, None
+    commit = _ask(*git, "rev-parse", "HEAD")
+    if not commit:
+        return None, None
+    changed = _ask(*git, "status", "--porcelain", "--", ".", ":(exclude)results")
+    return commit.strip(), changed != ""
+
+
+def _ask(*command: str) -> str | None:
+    """What the command prints; None if it does not exist, fails or hangs."""
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return done.stdout

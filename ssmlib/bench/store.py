@@ -1,0 +1,191 @@
+"""Measured numbers on disk: rows, and where they come from.
+
+A record is one JSON file, {"name", "rows", "provenance"}, in `ssmlib/results/`, which is package
+data. It is written whole or not at all, and read with every check that it had when written.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssmlib.bench.provenance import KEYS, provenance
+from ssmlib.bench.suites import SUITES, command_for
+
+Row = dict[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Rows as written, and their provenance: device, driver, versions, date, commit, command."""
+
+    name: str
+    rows: list[Row]
+    provenance: dict[str, str | bool | None]
+
+    @property
+    def line(self) -> str:
+        """The provenance in one line."""
+        return provenance_line(self)
+
+
+def record(
+    name: str,
+    rows: Iterable[Mapping[str, Any]],
+    command: str,
+    out: str | Path | None = None,
+    device: str | torch.device | None = None,
+) -> Path:
+    """Write `rows` as the record `name` into the folder `out`, by default the package's own.
+
+    Returns the file. A row is flat: strings, finite numbers, booleans, None. A NaN is written as
+    null, and its row gets a "status" that says so. device is where the rows were measured: by
+    default CUDA if there is one. Raises ValueError for a name that is not letters, digits and
+    underscores, for rows that are not as described, and for an empty command. A file of that name
+    stays as it was if anything fails.
+    """
+    _check_name(name)
+    if not isinstance(command, str) or not command.strip():
+        raise ValueError(f"command: expected what was run to get these rows, got {command!r}")
+    text = _as_json(name, _clean(rows), provenance(command, device))
+    folder = Path(str(_package_folder())) if out is None else Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, half = folder / f"{name}.json", folder / f".{name}.{os.getpid()}.tmp"
+    try:
+        with half.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
+    return path
+
+
+def load_record(name: str, folder: str | Path | None = None) -> Record:
+    """Read the record `name` from the package, or from `folder`.
+
+    Raises FileNotFoundError if it is not there and ValueError if it is damaged; both say which
+    command writes it.
+    """
+    _check_name(name)
+    place = _package_folder() if folder is None else Path(folder)
+    try:
+        text = place.joinpath(f"{name}.json").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        there = ", ".join(records(folder)) or "none"
+        raise FileNotFoundError(
+            f"record {name!r}: not found in {_shown(folder)} (there: {there}); {_remedy(name)}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"record {name!r}: damaged, {error}; {_remedy(name)}") from None
+    try:
+        return _parse(name, text)
+    except ValueError as error:
+        raise ValueError(f"record {name!r}: damaged, {error}; {_remedy(name)}") from None
+
+
+def records(folder: str | Path | None = None) -> list[str]:
+    """The names of the records in the package, or in `folder`, sorted."""
+    place = _package_folder() if folder is None else Path(folder)
+    if not place.is_dir():
+        return []
+    names = [
+        entry.name.removesuffix(".json") for entry in place.iterdir() if _is_record(entry.name)
+    ]
+    return sorted(names)
+
+
+def provenance_line(record: Record) -> str:
+    """One line for under a figure: device, driver, versions, date, commit, command."""
+    p = record.provenance
+    versions = [f"{key} {p[key]}" for key in ("torch", "triton", "ssmlib", "python") if p[key]]
+    driver = [f"driver {p['driver']}"] if p["driver"] else []
+    commit = [f"commit {p['commit'][:7]}{' (modified)' * bool(p['dirty'])}"] if p["commit"] else []
+    parts = [p["device"], *driver, *versions, str(p["date"])[:10], *commit, p["command"]]
+    return " · ".join(str(part) for part in parts)
+
+
+def _package_folder():
+    return files("ssmlib").joinpath("results")
+
+
+def _shown(folder: str | Path | None) -> str:
+    return "ssmlib/results" if folder is None else str(folder)
+
+
+def _is_record(file_name: str) -> bool:
+    return re.fullmatch(r"[a-z0-9_]+\.json", file_name) is not None
+
+
+def _remedy(name: str) -> str:
+    if name in SUITES:
+        return f"`{command_for(name)}` writes it"
+    return f"no suite writes it: `python -m ssmlib.bench` has {', '.join(SUITES)}"
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not _is_record(f"{name}.json"):
+        raise ValueError(f"name: expected small letters, digits and underscores, got {name!r}")
+
+
+def _clean(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
+        raise ValueError(f"rows: expected a list of rows, got {type(rows).__name__}")
+    cleaned = [_clean_row(i, row) for i, row in enumerate(rows)]
+    if not cleaned:
+        raise ValueError("rows: expected at least one row, got none")
+    return cleaned
+
+
+def _clean_row(i: int, row: Mapping[str, Any]) -> Row:
+    if not isinstance(row, Mapping) or not row:
+        raise ValueError(f"rows[{i}]: expected a dict that is not empty, got {row!r}")
+    unknown = []
+    for key, value in row.items():
+        if not isinstance(key, str):
+            raise ValueError(f"rows[{i}]: expected keys that are strings, got {key!r}")
+        if not isinstance(value, str | int | float | None):
+            kind = type(value).__name__
+            raise ValueError(f"rows[{i}][{key!r}]: expected a string, number or None, got {kind}")
+        if isinstance(value, float) and math.isinf(value):
+            raise ValueError(f"rows[{i}][{key!r}]: expected a finite number, got {value}")
+        if isinstance(value, float) and math.isnan(value):
+            unknown.append(key)
+    if not unknown:
+        return dict(row)
+    status = row.get("status") or "ok"
+    told = f"not a number: {', '.join(unknown)}" if status == "ok" else status
+    return dict(row) | dict.fromkeys(unknown) | {"status": told}
+
+
+def _as_json(name: str, rows: list[Row], source: dict[str, Any]) -> str:
+    def dump(value: object) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    lines = ",\n".join(f"  {dump(row)}" for row in rows)  # a row a line, for readable diffs
+    return f'{{\n"name": {dump(name)},\n"rows": [\n{lines}\n],\n"provenance": {dump(source)}\n}}\n'
+
+
+def _parse(name: str, text: str) -> Record:
+    content = json.loads(text, parse_constant=_refuse_constant)
+    if not isinstance(content, dict) or set(content) != {"name", "rows", "provenance"}:
+        raise ValueError("expected an object with name, rows and provenance")
+    if content["name"] != name:
+        raise ValueError(f"it says that its name is {content['name']!r}")
+    source = content["provenance"]
+    missing = KEYS - set(source) if isinstance(source, dict) else KEYS
+    if missing:
+        raise ValueError(f"its provenance lacks {', '.join(sorted(missing))}")
+    return Record(name, _clean(content["rows"]), source)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

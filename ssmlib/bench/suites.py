@@ -1,0 +1,23 @@
+"""The suites: which command writes which record. Imports none of them."""
+
+from typing import NamedTuple
+
+
+class Suite(NamedTuple):
+    """A module with `run(quick, device, progress) -> rows` and `summary(rows) -> str`."""
+
+    module: str
+    about: str
+
+
+SUITES = {
+    "attention": Suite(
+        "ssmlib.bench.attention",
+        "time and memory of causal attention, and of one decoding step, against the length",
+    ),
+}
+
+
+def command_for(name: str, quick: bool = False) -> str:
+    """The command that writes the record `name`."""
+    return f"python -m ssmlib.bench {name}" + " --quick" * quick
