@@ -1,6 +1,7 @@
 """Where a measurement comes from: the device, the versions, the date, the commit, the command."""
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
@@ -31,7 +32,10 @@ KEYS = frozenset(
 def provenance(
     command: str, device: str | torch.device | None = None
 ) -> dict[str, str | bool | None]:
-    """Everything in KEYS, for a measurement made now on `device`; None for what does not exist."""
+    """Everything in KEYS, for a measurement made now on `device`; None for what does not exist.
+
+    On a machine that has the sources but not their repository, the commit is SSMLIB_COMMIT.
+    """
     device = default_device(device)
     on_gpu = device.type == "cuda"
     commit, dirty = _commit(Path(ssmlib.__file__).parent)
@@ -74,7 +78,7 @@ def _commit(package: Path) -> tuple[str | None, bool | None]:
     git = ("git", "-C", str(package))
     # a package installed inside somebody's repository is not of that repository
     if not _ask(*git, "ls-files", "--error-unmatch", "__init__.py"):
-        return None, None
+        return os.environ.get("SSMLIB_COMMIT"), None
     commit = _ask(*git, "rev-parse", "HEAD")
     if not commit:
         return None, None
