@@ -34,6 +34,7 @@ def with_inputs(q, k, v, *args, **kwargs):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("t", LENGTHS)
 def test_backends_agree_with_the_definition(backend, causal, t, seeded):
+    """eq-attention, and through the tiled backend eq-online-softmax."""
     assert_same(with_inputs, (*qkv(seeded, t), causal), backend=backend, reference="reference")
 
 
@@ -79,6 +80,7 @@ def test_values_of_another_width_and_odd_heads(backend, seeded):
 @pytest.mark.parametrize("block", [1, 3, 64, 1000])
 @pytest.mark.parametrize("window", [None, 10])
 def test_tiles_of_any_size(block, window, seeded):
+    """eq-online-softmax: no cut into tiles changes the result."""
     q, k, v = qkv(seeded, 65)
     expected = attention(q, k, v, True, window, backend="reference")
     assert_close(attention_tiled(q, k, v, True, window, block), expected)
@@ -197,6 +199,8 @@ def test_a_window_never_holds_t_times_t(window, seeded):
 
 
 def test_rotated_scores_depend_on_distance_alone(seeded):
+    """eq-rope."""
+
     q, k = seeded.normal(1, 1, 2, 8), seeded.normal(1, 1, 2, 8)
 
     def score(i, j):

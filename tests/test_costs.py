@@ -255,6 +255,28 @@ def test_a_whole_model_is_what_torch_counts(length, past, seeded):
     assert model_cost(m, length, batch=batch, past=past).flops == flops + scans - masked
 
 
+def test_mamba_layer_bytes_are_the_tensors():
+    tokens, wide, u, read = zeros(18, 8), zeros(18, 32), zeros(18, 16), zeros(18, 12)
+    taps, last = zeros(16, 3 + 1), zeros(2, 16, 2, dtype="float32")
+    moved = [tokens, zeros(8, 32), wide, u, taps, last, last, u, u, zeros(16, 12), read]
+    moved += [zeros(18, 2), zeros(2, 16), u, u, zeros(16, 8), tokens]
+    scan = ssm_cost(9, 16, 5, batch=2).bytes
+    assert ssm_layer_cost(9, 8, state=5, conv=3, dt_rank=2, batch=2).bytes == nbytes(*moved) + scan
+
+
+@pytest.mark.parametrize(("length", "met"), [(1, 2), (9, 4)])
+def test_a_whole_model_moves_what_its_layers_move(length, met):
+    """The experts met are as many as there are visits, two for each token, up to all four."""
+    attention = attention_layer_cost(length, 8, 4, kv_heads=2, head_dim=3)
+    mamba = ssm_layer_cost(length, 8, state=5, conv=3, dt_rank=2)
+    layers = attention + mlp_cost(length, 8, 10) + 2 * mamba + linear_cost(length, 8, 4)
+    layers += linear_cost(2 * length, 8, 20, matrices=met)
+    layers += linear_cost(2 * length, 10, 8, matrices=met)
+    looked_up = zeros(length, 8)
+    ends = linear_cost(length, 8, 11) + Cost(0, nbytes(looked_up, looked_up))
+    assert model_cost(TINY, length) == layers + ends
+
+
 def test_a_whole_models_weights_are_the_tensors():
     attention = [(8, 24), (12, 8), (8,)]
     mlp = [(8, 20), (10, 8), (8,)]
@@ -429,7 +451,10 @@ def test_users_that_fit():
     assert users_that_fit("Llama-3.1-70B", 131_072, "H100 SXM", weights="int4") == 1
     mamba = {users_that_fit("Falcon-Mamba-7B", n, "RTX 4090") for n in (1, 10**9)}
     assert len(mamba) == 1
-    assert mamba.pop() > 200
+    full = mamba.pop()
+    assert full > 200
+    halved = users_that_fit("Falcon-Mamba-7B", 1, "RTX 4090", state_dtype="bfloat16")
+    assert halved in (2 * full, 2 * full + 1)
 
 
 @pytest.mark.parametrize(
