@@ -37,7 +37,7 @@ def phi1(z: Tensor) -> Tensor:
     z = torch.where(near, z, 0.0)
     series = torch.ones_like(z)
     for k in range(15, 1, -1):  # Horner; the first term left out is below 1e-17
-        series = 1 + z / k * series
+        series = 1 + z * (1 / k) * series
     return torch.where(near, series, torch.expm1(far) / far)
 
 
@@ -170,8 +170,9 @@ def recurrence(
         D=(D, "p m"),
         state=(state, "b n"),
     )
-    given = [z for z in (A_bar, B_bar, C, D, x, state) if z is not None]
-    narrow = reduce(torch.promote_types, (z.dtype for z in given))
+    narrow = reduce(
+        torch.promote_types, (z.dtype for z in (A_bar, B_bar, C, D, x) if z is not None)
+    )
     wide = torch.promote_types(narrow, torch.float32)  # a state in half precision would lose tokens
     A_bar, B_bar, C, x = (z.to(wide) for z in (A_bar, B_bar, C, x))
     h = x.new_zeros(len(x), C.shape[1]) if state is None else state.to(wide)

@@ -118,7 +118,7 @@ def test_steps_of_very_different_size_keep_their_digits():
 
 
 def test_zoh_on_an_irregular_grid_is_the_ode(seeded):
-    """eq-zoh: with x held, the step is the solution, whatever the lengths of the steps."""
+    """eq-ode, eq-zoh: with x held, a step of any length is the solution."""
     x = seeded.normal(1, 9, 1)
     dt = seeded.uniform(9, low=0.05, high=2.0)
     A_bar, B_bar = zoh(SPRING, PUSH, dt)
@@ -134,6 +134,30 @@ def test_zoh_on_an_irregular_grid_is_the_ode(seeded):
         )  # fmt: skip
         state = solved.y[:, -1]
         assert_close(h[0, i], torch.from_numpy(state), 1e-10)
+
+
+def test_the_step_is_the_integral():
+    """eq-step: an input that moves during the step, by quadrature, is where the solver lands."""
+    dt, start = 0.7, torch.tensor([0.3, -0.2], dtype=torch.float64)
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    h = zoh(SPRING, PUSH, dt)[0] @ start
+    for node, weight in zip(nodes, weights, strict=True):
+        s = dt * (node + 1) / 2
+        h = h + dt / 2 * weight * zoh(SPRING, PUSH, dt - s)[0] @ PUSH[:, 0] * math.cos(s)
+    solved = solve_ivp(
+        lambda t, z: SPRING.numpy() @ z + PUSH.numpy()[:, 0] * math.cos(t),
+        (0, dt), start.numpy(), method="DOP853", rtol=1e-12, atol=1e-12,
+    )  # fmt: skip
+    assert_close(h, torch.from_numpy(solved.y[:, -1]), 1e-10)
+
+
+def test_two_half_steps_are_one_step(seeded):
+    """eq-resample: true of the zero-order hold, and of no other rule."""
+    A, B = stable(seeded, 4, 2)
+    for name, rule in METHODS.items():
+        (A_half, B_half), (A_bar, B_bar) = rule(A, B, 0.2), rule(A, B, 0.4)
+        off = max(error(A_half @ A_half, A_bar), error(A_half @ B_half + B_half, B_bar))
+        assert (off < 1e-12) == (name == "zoh")
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -406,6 +430,7 @@ def test_recurrence_dtypes(seeded):
     )
     y, state = recurrence(A_bar, B_bar, C, None, x)
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
+    assert recurrence(A_bar, B_bar, C, None, x, state)[0].dtype == torch.bfloat16
     y, state = recurrence(A_bar.to(torch.complex64), B_bar, C, None, x.float())
     assert (y.dtype, state.dtype) == (torch.complex64, torch.complex64)
 
