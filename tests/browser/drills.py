@@ -1,0 +1,146 @@
+"""What a reader does with each figure, by keyboard and by mouse, and the numbers that must show.
+
+A drill takes a figure as a Playwright locator, whatever it started from.
+"""
+
+import math
+
+from playwright.sync_api import Locator, expect
+
+
+def value(figure: Locator, key: str) -> str:
+    return figure.locator(f"[data-value={key}]").inner_text()
+
+
+def shows(figure: Locator, key: str, text: str) -> None:
+    expect(figure.locator(f"[data-value={key}]")).to_have_text(text)
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-").replace(",", "").split()[0])
+
+
+def said(slider: Locator) -> str:
+    return slider.get_attribute("aria-valuetext")
+
+
+def turn(slider: Locator, wanted: str) -> None:
+    """By keyboard: to the slider's first mark, then right until it says `wanted`."""
+    slider.press("Home")
+    for _ in range(int(slider.get_attribute("max"))):
+        if said(slider) == wanted:
+            return
+        slider.page.keyboard.press("ArrowRight")
+    assert said(slider) == wanted
+
+
+def click_at(slider: Locator, part: float) -> None:
+    """By mouse: on the slider's track."""
+    box = slider.bounding_box()
+    slider.click(position={"x": 2 + part * (box["width"] - 4), "y": box["height"] / 2})
+
+
+def attention_grid(figure: Locator) -> None:
+    tokens = figure.get_by_label("Tokens n")
+    turn(tokens, "64")
+    shows(figure, "scores", "4,096")
+    shows(figure, "causal", "2,080")
+    shows(figure, "bytes", "8.192 kB")
+    assert "64 by 64" in figure.get_by_role("img").get_attribute("aria-label")
+    state = value(figure, "state")
+    tokens.press("End")
+    n = int(number(said(tokens)))
+    shows(figure, "scores", f"{n * n:,}")
+    shows(figure, "state", state)
+    click_at(tokens, 0.5)
+    middle = int(number(said(tokens)))
+    assert 8 < middle < n
+    shows(figure, "scores", f"{middle * middle:,}")
+    figure.get_by_role("button", name="8 tokens", exact=True).click()
+    shows(figure, "scores", "64")
+    causal = figure.get_by_role("checkbox")
+    path = figure.locator("[data-part=kept]")
+    before = path.get_attribute("d")
+    causal.press("Space")
+    assert path.get_attribute("d") != before
+    causal.check()
+    assert path.get_attribute("d") == before
+
+
+def kv_calculator(figure: Locator) -> None:
+    figure.get_by_label("Model").select_option("Llama-3-70B")
+    figure.get_by_label("Cache in").select_option("bfloat16")
+    figure.get_by_label("Weights in").select_option("bfloat16")
+    requests, context = figure.get_by_label("Requests"), figure.get_by_label("Context")
+    turn(requests, "1")
+    turn(context, "131,072")
+    shows(figure, "cache", "42.95 GB")
+    shows(figure, "token", "327,680 B")
+    shows(figure, "weights", "141.1 GB")
+    shows(figure, "gpus", "3")
+    shows(figure, "one", "0")
+    shows(figure, "eight", "11")
+    click_at(requests, 1)
+    shows(figure, "cache", "11.00 TB")
+    turn(requests, "1")
+    figure.get_by_label("Weights in").select_option("int4")
+    shows(figure, "one", "1")
+    figure.get_by_label("Model").select_option("Mamba-2.8B")
+    shows(figure, "cache", "0 B")
+    state = value(figure, "state")
+    context.press("End")
+    shows(figure, "state", state)
+
+
+def dt_dial(figure: Locator) -> None:
+    step, real = figure.get_by_label("Step size"), figure.get_by_label("real part")
+    figure.get_by_label("Rule").select_option("zoh")
+    turn(figure.get_by_label("imaginary part"), "0")
+    turn(real, "−1")
+    for dt in ("0.01", "0.1", "1"):
+        turn(step, dt)
+        assert math.isclose(number(value(figure, "half")), math.log(2) / float(dt), rel_tol=1e-3)
+        assert math.isclose(number(value(figure, "a_bar")), math.exp(-float(dt)), rel_tol=1e-3)
+    point = figure.locator("[data-part=point]")
+    right = float(point.get_attribute("cx"))
+    click_at(step, 1)
+    assert number(said(step)) == 10
+    assert float(point.get_attribute("cx")) < right
+    figure.get_by_label("Rule").select_option("euler")
+    shows(figure, "a_bar", "−9")
+    shows(figure, "half", "none")
+    expect(figure.get_by_text("Unstable")).to_be_visible()
+
+
+def state_heatmap(figure: Locator) -> None:
+    place = figure.get_by_label("Tokens read")
+    total = int(place.get_attribute("max")) + 1
+    back, step = (figure.get_by_role("button", name=name, exact=True) for name in ("Back", "Step"))
+    now = figure.locator("tr.now")
+    turn(place, f"1 of {total}")
+    back.press("Enter")
+    assert said(place) == f"1 of {total}"
+    step.click()
+    step.press("Enter")
+    assert said(place) == f"{min(3, total)} of {total}"
+    back.click()
+    assert said(place) == f"{min(2, total)} of {total}"
+    assert now.count() == 1
+    assert now.get_by_role("rowheader").inner_text() in figure.locator(".told").inner_text()
+    assert figure.locator("tr.unread").count() == total - min(2, total)
+    cells = now.locator("td").count()
+    figure.locator("summary").click()
+    assert figure.locator(".numbers span").count() == cells
+    place.press("End")
+    step.press("Enter")
+    assert said(place) == f"{total} of {total}"
+    assert now.locator("td").count() == cells
+    figure.locator("summary").click()
+
+
+DRILLS = {
+    "attention_grid": attention_grid,
+    "kv_calculator": kv_calculator,
+    "dt_dial": dt_dial,
+    "state_heatmap": state_heatmap,
+}

@@ -1,0 +1,227 @@
+"""The interactive figures as data and as a notebook's output; tests/browser/ operates them."""
+
+import base64
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import types
+from html.parser import HTMLParser
+
+import pytest
+import torch
+import traitlets
+
+from ssmlib.costs import MODELS, context_bytes, parameters
+from ssmlib.discretize import METHODS
+from ssmlib.example import TOKENS, embed
+from ssmlib.palette import PALETTE
+from ssmlib.viz import attention_grid, dt_dial, kv_calculator, state_heatmap
+from ssmlib.viz.figures import RULES
+from ssmlib.viz.host import STATIC, source
+
+MAKE = {
+    "attention_grid": attention_grid,
+    "kv_calculator": kv_calculator,
+    "dt_dial": dt_dial,
+    "state_heatmap": lambda: state_heatmap(embed(4)[0]),
+}
+VOID = {"img"}
+
+
+@pytest.fixture(scope="module", params=MAKE)
+def figure(request):
+    return MAKE[request.param]()
+
+
+@pytest.fixture(scope="module")
+def bundle(figure):
+    return figure._repr_mimebundle_()
+
+
+class Tags(HTMLParser):
+    """Whether tags close in order, and what stands directly in the figure."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.children: list[str] = []
+        self.attributes: dict[str, dict] = {}
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        if len(self.open) == 1:
+            self.children.append(tag)
+        self.attributes[tag] = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def payload(text: str) -> dict:
+    """What the page's script hands to the figure's module."""
+    return json.loads(re.search(r"const \{ module, state \} = (\{.*\});$", text, re.M)[1])
+
+
+def test_a_figure_is_html_a_picture_and_its_description(figure, bundle):
+    assert set(bundle) == {"text/html", "image/png", "text/plain"}
+    png = base64.b64decode(bundle["image/png"], validate=True)
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
+    assert width >= 600
+    assert height >= 200
+    assert len(bundle["text/plain"]) > 60
+    assert len(png) < 60_000
+    assert len(bundle["text/html"]) < 120_000
+
+
+def test_the_html_is_whole_and_needs_nothing_from_elsewhere(figure, bundle):
+    html = bundle["text/html"]
+    tags = Tags(html)
+    assert tags.children == ["img", "script", "figcaption"]
+    assert tags.attributes["img"]["alt"] == bundle["text/plain"] == figure.alt
+    assert tags.attributes["img"]["src"] == "data:image/png;base64," + bundle["image/png"]
+    assert len(figure.caption) > 60
+    assert not re.search(r"https?:", html)
+    assert not re.search(r"""\bid=["']""", html), "an id would occur twice with the figure"
+
+
+def test_the_page_hands_over_the_figures_data_and_the_books_colours(figure, bundle):
+    sent = payload(bundle["text/html"])
+    assert sent["module"] == source(figure.name)
+    assert sent["state"]["data"] == json.loads(json.dumps(figure.data))
+    assert sent["state"]["palette"] == {name: list(pair) for name, pair in PALETTE.items()}
+
+
+def test_text_cannot_break_out_of_the_script():
+    token = "</script><!--<script>&\"'\\ \u2028"
+    html = state_heatmap([[1.0]], [token]).html()
+    assert Tags(html).children == ["img", "script", "figcaption"]
+    assert html.count("</script") == 1
+    assert payload(html)["state"]["data"]["tokens"] == [token]
+
+
+def test_a_uid_names_the_content_in_every_process():
+    code = (
+        "from ssmlib.viz import attention_grid, dt_dial, kv_calculator\n"
+        "print(attention_grid().uid, kv_calculator().uid, dt_dial().uid)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = [attention_grid().uid, kv_calculator().uid, dt_dial().uid]
+    assert out.stdout.split() == here
+    assert len({*here, dt_dial(dt=0.2).uid, attention_grid(length=9).uid}) == 5
+
+
+def test_pictures_are_drawn_when_asked_for_and_outside_of_pyplot():
+    code = (
+        "import sys\nfrom ssmlib.viz import dt_dial\nfigure = dt_dial()\n"
+        "assert 'matplotlib' not in sys.modules\nfigure.png\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_calculator_counts_as_costs_does():
+    figure = kv_calculator()
+    assert [m["name"] for m in figure.data["models"]] == list(MODELS)
+    for m in figure.data["models"]:
+        assert m["parameters"] == parameters(m["name"])
+        for n in (1, 1024, 131072):
+            assert 2 * m["kv_values"] * n + m["state_bytes"] == context_bytes(m["name"], n)
+    llama = next(m for m in figure.data["models"] if m["name"] == "Llama-3-70B")
+    assert 2 * llama["kv_values"] * 131072 == 42_949_672_960
+    assert "42.95 GB" in figure.alt
+
+
+def test_the_dial_offers_every_rule_and_states_the_half_life():
+    assert set(RULES) == set(METHODS)
+    assert f"half-life of {math.log(2) / 0.1:.4g} steps" in dt_dial(dt=0.1, a=-1).alt
+    assert "never fading" in dt_dial(dt=1, a=0.25).alt
+    assert "never fading" in dt_dial(dt=10, a=-1, method="euler").alt
+    assert "half-life of 0 steps" in dt_dial(dt=1, a=-1, method="euler").alt
+
+
+def test_the_grid_states_its_counts():
+    alt = attention_grid(length=8).alt
+    assert "64 in all" in alt
+    assert "36 on and below" in alt
+    assert "n = 32 is" in attention_grid().caption
+
+
+@pytest.mark.parametrize("convert", [lambda x: x, torch.Tensor.numpy, torch.Tensor.tolist])
+def test_states_come_as_tensors_arrays_or_lists(convert):
+    states = embed(3)[0]
+    shown = state_heatmap(convert(states)).data["states"]
+    torch.testing.assert_close(torch.tensor(shown, dtype=torch.float64), states, rtol=1e-5, atol=0)
+    assert state_heatmap(states).data["tokens"] == list(TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: attention_grid(max_length=0), "max_length: expected a whole number >= 1, got 0"),
+        (lambda: attention_grid(length=9, max_length=8), "length: expected a whole number"),
+        (lambda: attention_grid(d_state=0), "d_state: expected a whole number >= 1, got 0"),
+        (lambda: kv_calculator("GPT-5"), "model: expected one of Llama-2-7B, "),
+        (lambda: kv_calculator(context=0), "context: expected a whole number >= 1, got 0"),
+        (lambda: kv_calculator(batch=1.5), "batch: expected a whole number >= 1, got 1.5"),
+        (lambda: dt_dial(dt=0), "dt: expected a finite number >= 0.001 <= 10, got 0"),
+        (lambda: dt_dial(a=1), "a.real: expected a finite number"),
+        (lambda: dt_dial(a=-1 - 1j), "a.imag: expected a finite number"),
+        (lambda: dt_dial(method="rk4"), "method: expected one of zoh, "),
+        (lambda: state_heatmap(embed(4)), r"states: expected .* \(t, n\), got shape \(1, 8, 4\)"),
+        (lambda: state_heatmap(torch.ones(8)), r"states: expected .* got shape \(8,\)"),
+        (lambda: state_heatmap(torch.ones(8, 0)), r"states: expected .* got shape \(8, 0\)"),
+        (lambda: state_heatmap([[1.0], [1.0, 2.0]], "ab"), "states: expected .* got list"),
+        (lambda: state_heatmap(torch.ones(8, 2) * 1j), "states: expected real .*complex64"),
+        (lambda: state_heatmap(torch.full((8, 2), math.nan)), "states: expected finite numbers"),
+        (lambda: state_heatmap(torch.ones(7, 2)), "tokens: expected 7 .t of states., got 8"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_widget_without_anywidget_says_what_to_install(figure, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    with pytest.raises(ImportError, match=r"pip install 'ssmlib\[live\]'"):
+        figure.widget()
+
+
+def test_a_widget_hosts_the_same_module_and_data(figure, monkeypatch):
+    anywidget = types.ModuleType("anywidget")
+    anywidget.AnyWidget = type("AnyWidget", (traitlets.HasTraits,), {})
+    monkeypatch.setitem(sys.modules, "anywidget", anywidget)
+    widget = figure.widget()
+    assert widget._esm == source(figure.name)
+    assert widget.data == figure.data
+    assert widget.caption == figure.caption
+    assert {"data", "caption", "palette", "css", "value"} <= set(widget.traits(sync=True))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_module_is_one_file_in_anywidgets_form(name, tmp_path):
+    code = source(name)
+    assert "import " not in code
+    assert code.count("export ") == 1
+    assert code.rstrip().endswith("export default { render };")
+    for path in (STATIC / f"{name}.mjs", STATIC / "common.mjs"):
+        assert len(path.read_text().splitlines()) <= 150
+    if shutil.which("node"):
+        (tmp_path / "figure.mjs").write_text(code)
+        subprocess.run(["node", "--check", tmp_path / "figure.mjs"], check=True)
+
+
+def test_figures_use_the_books_colours_only():
+    local = {"much", "shade", "filled"}
+    for path in STATIC.iterdir():
+        text = path.read_text()
+        assert set(re.findall(r"var\(--(?!lt-)([a-z]+)", text)) <= set(PALETTE) | local, path.name
+        assert not re.search(r"#[0-9a-f]{3,8}\b|rgba?\(", text), path.name
