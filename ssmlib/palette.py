@@ -1,6 +1,6 @@
 """The book's colours, once, as (on light, on dark) pairs.
 
-Pages (`book/_static/linear-time.css`), plots and interactive figures all use these; a test holds
+Pages (`book/_static/*.css`), plots and interactive figures all use these; a test holds
 them together. A colour means the same thing everywhere. The six hues stay apart under the common
 colour blindnesses, and each has a contrast of at least 4.5 with its page.
 """

@@ -13,13 +13,13 @@ ROOT = Path(ssmlib.__file__).parent
 RANKS = [
     {"shapes", "backends", "palette", "example"},
     {"kernels"},
-    {"costs", "attention", "discretize", "hippo", "convolution", "scan"}
-    | {"linear_attention", "delta_rule"},
+    {"costs", "attention", "discretize", "convolution", "scan", "linear_attention", "delta_rule"},
+    {"hippo"},
     {"s4", "selective_scan", "ssd"},
     {"layers"},
     {"mixers"},
     {"model"},
-    {"generate", "checkpoints", "recall", "train", "distributed", "bench", "plots", "viz"},
+    {"generate", "checkpoints", "recall", "tasks", "train", "distributed", "bench", "plots", "viz"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem != "__init__")

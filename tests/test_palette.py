@@ -9,7 +9,7 @@ import pytest
 from ssmlib.palette import PALETTE
 
 STATIC = Path(__file__).parents[1] / "book/_static"
-CSS = (STATIC / "linear-time.css").read_text(encoding="utf-8")
+CSS = "".join(path.read_text(encoding="utf-8") for path in sorted(STATIC.glob("*.css")))
 READABLE, VISIBLE = 4.5, 3.0  # WCAG 2.2 AA: contrast of text, and of graphics
 TEXT = [name for name in PALETTE if name not in ("paper", "panel", "line")]
 HUES = [name for name in TEXT if name not in ("muted", "ink")]

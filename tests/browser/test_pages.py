@@ -56,6 +56,7 @@ def test_a_page_stands_by_itself(page, theme, book, visit):
 
 @pytest.mark.parametrize(("page", "name"), [(p, name) for p in PAGES for name in FIGURES[p]])
 def test_a_figure_moves(page, name, book, visit):
+    assert name in DRILLS, f"{name}: write its drill in tests/browser/drills.py"
     with visit(f"{book}/{page}", width=390) as v:
         DRILLS[name](v.figure(name))
         assert not v.errors
