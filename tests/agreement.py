@@ -1,4 +1,4 @@
-"""One measure of agreement for all tests: ‖out − ref‖ / ‖ref‖, with one table of tolerances."""
+"""What tests share: seeded data, and one measure of agreement, ‖out − ref‖ / ‖ref‖."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,6 +11,22 @@ TOLERANCE = {
     torch.float16: 2e-3,
     torch.bfloat16: 1e-2,
 }
+
+
+class Seeded:
+    """Random tensors from one CPU generator: `seeded.normal(2, 3)`, `seeded.uniform(4)`."""
+
+    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float64):
+        self.generator, self.dtype = torch.Generator().manual_seed(seed), dtype
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator, dtype=self.dtype)
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=self.generator, dtype=self.dtype)
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=self.generator)
 
 
 def error(out: Tensor, ref: Tensor) -> float:

@@ -5,26 +5,11 @@ import sys
 
 import pytest
 import torch
+from agreement import Seeded
 
 if not torch.cuda.is_available():
     assert "triton" not in sys.modules, "TRITON_INTERPRET must be set before triton is imported"
     os.environ.setdefault("TRITON_INTERPRET", "1")
-
-
-class Seeded:
-    """Random tensors from one CPU generator: `seeded.normal(2, 3)`, `seeded.uniform(4)`."""
-
-    def __init__(self, seed: int = 0, dtype: torch.dtype = torch.float64):
-        self.generator, self.dtype = torch.Generator().manual_seed(seed), dtype
-
-    def normal(self, *shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=self.generator, dtype=self.dtype)
-
-    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=self.generator, dtype=self.dtype)
-
-    def integers(self, low: int, high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(low, high, shape, generator=self.generator)
 
 
 @pytest.fixture

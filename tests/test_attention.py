@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from agreement import TOLERANCE, assert_close, assert_same, error
-from conftest import Seeded
+from agreement import TOLERANCE, Seeded, assert_close, assert_same, error
 
 from ssmlib.attention import (
     BACKENDS,
