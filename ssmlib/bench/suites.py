@@ -15,6 +15,10 @@ SUITES = {
         "ssmlib.bench.attention",
         "time and memory of causal attention, and of one decoding step, against the length",
     ),
+    "hippo": Suite(
+        "ssmlib.bench.hippo",
+        "a whole history in 256 numbers, by LegS and by a trained LSTM",
+    ),
 }
 
 
