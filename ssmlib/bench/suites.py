@@ -19,6 +19,10 @@ SUITES = {
         "ssmlib.bench.hippo",
         "a whole history in 256 numbers, by LegS and by a trained LSTM",
     ),
+    "s4": Suite(
+        "ssmlib.bench.s4",
+        "an S4D layer in its forms, its kernel, and the crossover in length",
+    ),
 }
 
 
