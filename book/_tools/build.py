@@ -29,6 +29,7 @@ from pages import generate
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build"
+CACHE = BUILD / ".jupyter_cache"  # where Jupyter Book looks for outputs
 STATUS = BUILD / "status.json"
 BUILT = BUILD / "built"  # the fingerprint of the last build that succeeded
 MATHJAX = "3.2.2"
@@ -39,14 +40,12 @@ PACKAGES = ["torch", "triton", "jupyter-book", "sphinx", "myst-nb", "matplotlib"
 def main() -> int:
     options = parse_options()
     BUILD.mkdir(exist_ok=True)
-    status = json.loads(STATUS.read_text()) if STATUS.exists() else {}
     fingerprint = library_fingerprint()
-    if status.get("fingerprint") != fingerprint:
-        shutil.rmtree(BUILD / ".jupyter_cache", ignore_errors=True)
-    chapters = execute_stale({c["file"]: c for c in status.get("chapters", [])})
+    forget_outdated(fingerprint)
+    chapters = execute_stale()
     if chapters is None:
         return 1
-    write_status(fingerprint, chapters)
+    write_status(chapters)
     generate(ROOT)
     if options.offline:
         fetch_mathjax()
@@ -84,14 +83,24 @@ def library_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def execute_stale(known: dict[str, dict]) -> list[dict] | None:
-    """Execute each chapter that the cache does not hold; None if a cell failed."""
-    cache = get_cache(BUILD / ".jupyter_cache")
+def forget_outdated(fingerprint: str) -> None:
+    """Empty the cache of outputs if another library made them. It says itself which one did."""
+    made_by = CACHE / "fingerprint"
+    if made_by.exists() and made_by.read_text() == fingerprint:
+        return
+    shutil.rmtree(CACHE, ignore_errors=True)
+    CACHE.mkdir()
+    made_by.write_text(fingerprint)
+
+
+def execute_stale() -> list[dict] | None:
+    """Execute the chapters that the cache lacks; what each one took, or None if a cell failed."""
+    cache = get_cache(CACHE)
     chapters = []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         name = str(path.relative_to(ROOT))
         try:
-            cache.match_cache_notebook(nbformat.read(path, as_version=4))
+            kept = cache.match_cache_notebook(nbformat.read(path, as_version=4))
         except KeyError:
             print(f"executing {name}", flush=True)
             try:
@@ -99,18 +108,18 @@ def execute_stale(known: dict[str, dict]) -> list[dict] | None:
             except CellExecutionError as error:
                 report_failure(path, error)
                 return None
-            data = {"execution_seconds": done.seconds}
-            bundle = CacheBundleIn(done.notebook, str(path), data=data)
-            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-            known[name] = {"file": name, "seconds": done.seconds, "peak_bytes": done.peak_bytes}
-        chapters.append(known.get(name, {"file": name, "seconds": None, "peak_bytes": None}))
+            took = {"execution_seconds": done.seconds, "peak_bytes": done.peak_bytes}
+            bundle = CacheBundleIn(done.notebook, str(path), data=took)
+            kept = cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+        seconds, peak = kept.data["execution_seconds"], kept.data["peak_bytes"]
+        chapters.append({"file": name, "seconds": seconds, "peak_bytes": peak})
     return chapters
 
 
-def write_status(fingerprint: str, chapters: list[dict]) -> None:
+def write_status(chapters: list[dict]) -> None:
     """Write what the status page shows; the date changes only when something else does."""
     versions = {"python": platform.python_version()} | {p: version(p) for p in PACKAGES if _has(p)}
-    status = {"fingerprint": fingerprint, "chapters": chapters, "versions": versions}
+    status = {"chapters": chapters, "versions": versions}
     old = json.loads(STATUS.read_text()) if STATUS.exists() else {}
     if {k: old.get(k) for k in status} == status:
         return
