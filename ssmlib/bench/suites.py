@@ -23,6 +23,10 @@ SUITES = {
         "ssmlib.bench.s4",
         "an S4D layer in its forms, its kernel, and the crossover in length",
     ),
+    "longrange": Suite(
+        "ssmlib.bench.longrange",
+        "small models trained on tasks with a long memory",
+    ),
 }
 
 

@@ -1,0 +1,160 @@
+"""ssmlib.model: the picture and its legend, states through all layers, errors that name glyphs."""
+
+import pytest
+import torch
+from agreement import assert_close, tensors
+
+from ssmlib.layers import MLPConfig
+from ssmlib.mixers.attention import AttentionConfig
+from ssmlib.mixers.s4 import S4Config, S4DConfig
+from ssmlib.model import ModelConfig, SequenceConfig
+
+LEGEND = {
+    "S": S4DConfig(state_size=4),
+    "4": S4Config(state_size=4),
+    "*": AttentionConfig(heads=2),
+    "-": MLPConfig(hidden=12),
+}
+
+
+def language_model(pattern="S-*-4", **changes):
+    torch.manual_seed(0)
+    return ModelConfig(11, 8, pattern, LEGEND, **changes).build().double()
+
+
+def sequence_model(**changes):
+    torch.manual_seed(0)
+    settings = {"d_output": 3, "d_model": 8, "pattern": "S-*-4", "legend": LEGEND}
+    return SequenceConfig(**settings | changes).build().double()
+
+
+def test_every_glyph_is_one_residual_layer(seeded):
+    model, tokens = language_model("S-"), seeded.integers(0, 11, 2, 6)
+    x = model.embedding(tokens)
+    for layer in model.backbone.layers:
+        x = x + layer.mixer(layer.norm(x))[0]
+    logits, state = model(tokens)
+    assert_close(logits, model.backbone.norm_f(x) @ model.embedding.weight.mT)
+    assert len(state) == 2
+    assert state[1] is None  # an MLP
+
+
+@pytest.mark.parametrize("pattern", ["S", "4", "*-", "S-*-4"])
+@pytest.mark.parametrize("cuts", [(4,), (1, 6), tuple(range(1, 9))])
+def test_pieces_equal_the_whole(pattern, cuts, seeded):
+    model, tokens = language_model(pattern), seeded.integers(0, 11, 2, 9)
+    state, pieces = None, []
+    for piece in tokens.tensor_split(cuts, dim=1):
+        logits, state = model(piece, state)
+        pieces.append(logits)
+    whole, last = model(tokens)
+    assert_close(torch.cat(pieces, dim=1), whole)
+    for got, want in zip(tensors(state), tensors(last), strict=True):
+        assert_close(got, want, 1e-10)
+
+
+def test_no_token_sees_the_future(seeded):
+    model, tokens = language_model(), seeded.integers(0, 10, 1, 9)
+    other = tokens.clone()
+    other[:, 5:] = 10
+    before, after = model(tokens)[0], model(other)[0]
+    assert_close(after[:, :5], before[:, :5])
+    assert (after[:, 5:] - before[:, 5:]).abs().max() > 1e-3
+
+
+def test_names_are_those_of_the_checkpoints():
+    names = dict(language_model("*-", tied=False).named_parameters())
+    assert {"embedding.weight", "backbone.norm_f.weight", "lm_head.weight"} <= set(names)
+    assert {"backbone.layers.0.norm.weight", "backbone.layers.0.mixer.q_proj.weight"} <= set(names)
+    assert len(dict(language_model("*-").named_parameters())) == len(names) - 1  # tied
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"pattern": "SM-?"},
+            r"pattern: expected glyphs of 'S', '4', '\*', '-', got 'M' at 1, '\?' at 3",
+        ),
+        ({"pattern": ""}, "pattern: expected glyphs of 'S', .*, got ''"),
+        ({"legend": {"SS": S4DConfig()}}, "legend: expected glyphs of one letter, got 'SS'"),
+        ({"vocab_size": 0}, "vocab_size: expected a whole number >= 1, got 0"),
+        ({"d_model": 0}, "d_model: expected a whole number >= 1, got 0"),
+    ],
+)
+def test_a_bad_picture_is_named(changes, message):
+    settings = {"vocab_size": 11, "d_model": 8, "pattern": "S", "legend": LEGEND}
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**settings | changes).build()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.zeros(1, 3), "tokens: expected integer token ids, got dtype torch.float32"),
+        (torch.full((1, 3), 11), "tokens: expected ids from 0 to 10, got 11 to 11"),
+        (torch.zeros(3, dtype=torch.long), r"tokens: expected \(b, t\), got shape \(3,\)"),
+        (torch.zeros(1, 0, dtype=torch.long), r"tokens: expected \(b, t\) with t >= 1"),
+    ],
+)
+def test_bad_tokens_are_named(tokens, message):
+    with pytest.raises(ValueError, match=message):
+        language_model("S")(tokens)
+
+
+def test_a_state_of_another_model_is_refused(seeded):
+    tokens = seeded.integers(0, 11, 1, 3)
+    _, state = language_model("SS")(tokens)
+    with pytest.raises(ValueError, match="state: expected a tuple of 1 entries, got 2 entries"):
+        language_model("S")(tokens, state)
+    with pytest.raises(ValueError, match="state: expected a tuple of 1 entries, got Tensor"):
+        language_model("S")(tokens, state[0])
+
+
+def test_continuous_inputs_and_an_output_per_step(seeded):
+    model, x = sequence_model(d_input=2), seeded.normal(2, 7, 2)
+    y, _ = model(x)
+    assert y.shape == (2, 7, 3)
+    first, middle = model(x[:, :4])
+    second, _ = model(x[:, 4:], middle)
+    assert_close(torch.cat([first, second], dim=1), y)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "of"), [("last", lambda y: y[:, -1]), ("mean", lambda y: y.mean(1))]
+)
+def test_pooling(pooling, of, seeded):
+    x = seeded.normal(2, 7, 2)
+    pooled, each = (sequence_model(d_input=2, pooling=p)(x)[0] for p in (pooling, "none"))
+    assert_close(pooled, of(each))  # the head is affine, so it commutes with a mean
+
+
+def test_padding_behind_changes_nothing(seeded):
+    model = sequence_model(vocab_size=9, pooling="mean", padding=0)
+    tokens = seeded.integers(1, 9, 2, 6)
+    padded = torch.nn.functional.pad(tokens, (0, 5))
+    assert_close(model(padded)[0], model(tokens)[0])
+    assert model(torch.zeros_like(tokens))[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "d_input, vocab_size: expected exactly one of the two, got None and None"),
+        ({"d_input": 1, "vocab_size": 2}, "expected exactly one of the two, got 1 and 2"),
+        ({"d_input": 1, "pooling": "max"}, "pooling: expected one of none, last, mean, got 'max'"),
+        ({"d_input": 1, "padding": 0}, "padding: expected None unless tokens are read"),
+        ({"d_input": 0}, "d_input: expected a whole number >= 1, got 0"),
+        ({"d_input": 1, "d_output": 0}, "d_output: expected a whole number >= 1, got 0"),
+    ],
+)
+def test_bad_sequence_models_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        sequence_model(**changes)
+
+
+def test_inputs_of_a_sequence_model_are_checked():
+    with pytest.raises(ValueError, match=r"x: expected \(b, t, 2\), got shape \(1, 4, 3\)"):
+        sequence_model(d_input=2)(torch.zeros(1, 4, 3).double())
+    with pytest.raises(ValueError, match="x: expected ids from 0 to 8, got -1 to -1"):
+        sequence_model(vocab_size=9)(torch.full((1, 4), -1))
