@@ -11,6 +11,8 @@ Each rule answers that integral in its own way:
 
 `METHODS` names the four rules that read one token, `zoh_diagonal` is the zero-order hold of a
 diagonal A, and `recurrence` and `kernel` are the two discrete views of a dense system.
+The dense rules but Euler look at the values they are given, to scale them or to refuse them: they
+wait for a GPU, and torch.compile does not trace them. `zoh_diagonal` does neither.
 """
 
 import math
@@ -21,9 +23,11 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-from ssmlib.shapes import check, check_number
+from ssmlib.shapes import check, check_broadcast, check_number
 
 Pair = tuple[Tensor, Tensor]
+
+LAST_SQUARINGS = 7  # what ends as e^-128, too small for float32, comes to them as 1/e
 
 
 def phi1(z: Tensor) -> Tensor:
@@ -32,6 +36,7 @@ def phi1(z: Tensor) -> Tensor:
     Values and gradients keep full precision near 0, where the quotient's derivative would subtract
     two numbers of size 1/z: below |z| = 1/2 it is the Taylor series.
     """
+    _check_numeric(z=z)
     near = z.abs() < 0.5
     far = torch.where(near, 1.0, z)  # each branch sees only what it can do, or 0 * inf is NaN
     z = torch.where(near, z, 0.0)
@@ -46,36 +51,35 @@ def zoh_diagonal(a: Tensor, b: Tensor, dt: Tensor | float) -> Pair:
 
     a, b (real or complex) and dt (a number or a tensor) broadcast; a_bar has the shape of a * dt,
     b_bar that of all three. Every one is differentiable, also at a = 0. dt may differ per step.
-    Raises ValueError for shapes that do not broadcast and for a negative, infinite or NaN dt (of a
-    tensor where its values can be read without waiting: on the CPU, outside torch.compile).
+    Raises ValueError for shapes that do not broadcast, two devices, and a negative, infinite or NaN
+    dt (of a tensor where its values can be read without waiting: on the CPU, not traced).
     """
     _check_numeric(a=a, b=b)
     _check_step(dt)
-    shapes = [tuple(a.shape), tuple(b.shape), tuple(dt.shape) if isinstance(dt, Tensor) else ()]
-    try:
-        torch.broadcast_shapes(*shapes)
-    except RuntimeError:
-        told = ", ".join(map(str, shapes))
-        raise ValueError(f"a, b, dt: expected shapes that broadcast, got {told}") from None
+    check_broadcast(a=a, b=b, dt=dt)
+    dt = dt if isinstance(dt, Tensor) else float(dt)
     z = a * dt
     return torch.exp(z), dt * phi1(z) * b
 
 
 def zoh(A: Tensor, B: Tensor, dt: Tensor | float) -> Pair:
-    """Zero-order hold: exact where x stands still during the step, for any A.
+    """Zero-order hold: exact where x stands still during the step, for any A, up to rounding.
 
     A (n n), B (n m), real or complex. dt >= 0: a number, a 0-d tensor, or a tensor of steps, whose
     shape then stands in front of both results: dt (t,) gives A_bar (t n n) and B_bar (t n m).
     Both come from one exponential of [[A, B], [0, 0]] dt, so nothing is inverted (Van Loan 1978).
+    Where A mixes fast and slow modes, rounding counts times the stiffness, their rates' quotient.
     Raises ValueError for a non-square A, a B that does not match, half precision, and a negative,
     infinite or NaN dt (as far as `zoh_diagonal` reads it).
     """
     A, B, dt = _prepare(A, B, dt)
     n, m = B.shape
-    top = torch.cat([A, B], dim=1)
-    augmented = torch.cat([top, top.new_zeros(m, n + m)])
-    exponential = _exponential(dt * augmented)
-    return exponential[..., :n, :n], exponential[..., :n, n:]
+    left = dt * A
+    size = torch.exp2(_exponent(B) - 1)  # B scaled to 1, or it would coarsen the scaling of A
+    top = torch.cat([left, (B / size).expand(*left.shape[:-2], n, m)], dim=-1)
+    augmented = torch.cat([top, top.new_zeros(*top.shape[:-2], m, n + m)], dim=-2)
+    exponential = _exponential(augmented)
+    return exponential[..., :n, :n], size * (dt * exponential[..., :n, n:])
 
 
 def exponential_euler(A: Tensor, B: Tensor, dt: Tensor | float) -> Pair:
@@ -87,18 +91,13 @@ def exponential_euler(A: Tensor, B: Tensor, dt: Tensor | float) -> Pair:
 def bilinear(A: Tensor, B: Tensor, dt: Tensor | float) -> Pair:
     """Tustin: (I - dt/2 A)^-1 (I + dt/2 A) and (I - dt/2 A)^-1 dt B.
 
-    Arguments and errors as in `zoh`; an A with an eigenvalue at 2/dt is refused, since the rule has
-    no answer there. A stable A has none.
+    Arguments and errors as in `zoh`; also refused is an I - dt/2 A that is singular to working
+    precision, as it is where A has an eigenvalue at 2/dt. A stable A has none.
     """
     A, B, dt = _prepare(A, B, dt)
     identity = torch.eye(len(A), dtype=A.dtype, device=A.device)
     left = identity - dt / 2 * A
-    condition = torch.linalg.cond(left.detach(), p=1).max().item()
-    if not condition < 1 / torch.finfo(A.dtype).eps:
-        raise ValueError(
-            "A: expected I - dt/2 A to be invertible, got an eigenvalue of A at 2/dt"
-            f" (condition number {condition:.1e})"
-        )
+    _check_invertible(left.detach())
     both = torch.linalg.solve(left, torch.cat([identity + dt / 2 * A, dt * B], dim=-1))
     return both[..., : len(A)], both[..., len(A) :]
 
@@ -121,6 +120,7 @@ def trapezoid(A: Tensor, B: Tensor, dt: Tensor | float, weight: Tensor | float =
     A, B, dt = _prepare(A, B, dt)
     _check_step(weight, "weight", high=1.0)
     weight = _column(weight, A)
+    check_broadcast(dt=dt[..., 0, 0], weight=weight[..., 0, 0])
     A_bar, B_bar = _exponential(dt * A), dt * B
     before, now = (1 - weight) * (A_bar @ B_bar), weight * B_bar
     return A_bar, torch.cat(torch.broadcast_tensors(before, now), dim=-1)
@@ -143,7 +143,7 @@ METHODS: dict[str, Callable[..., Pair]] = {
 
 def method(name: str) -> Callable[..., Pair]:
     """Return the rule in METHODS called `name`; raise ValueError, naming them all, for another."""
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {name!r}")
     return METHODS[name]
 
@@ -160,20 +160,13 @@ def recurrence(
 
     A_bar (n n) or one per step (t n n), B_bar (n m) or (t n m), C (p n) with p outputs, D (p m) or
     None, x (b t m), state (b n), the h before the first token; zero if None. C = I returns every h.
-    Returns y (b t p) and the last h, the `state` of the next piece. Raises ValueError on shapes.
+    Returns y (b t p) and the last h, the `state` of the next piece; the state is at least float32,
+    and a complex one makes y complex. Raises ValueError on shapes.
     """
-    check(
-        x=(x, "b t m"),
-        A_bar=(A_bar, _per_step(A_bar, "n n")),
-        B_bar=(B_bar, _per_step(B_bar, "n m")),
-        C=(C, "p n"),
-        D=(D, "p m"),
-        state=(state, "b n"),
-    )
-    narrow = reduce(
-        torch.promote_types, (z.dtype for z in (A_bar, B_bar, C, D, x) if z is not None)
-    )
-    wide = torch.promote_types(narrow, torch.float32)  # a state in half precision would lose tokens
+    stepped = {"A_bar": (A_bar, _per_step(A_bar, "n n")), "B_bar": (B_bar, _per_step(B_bar, "n m"))}
+    check(x=(x, "b t m"), **stepped, C=(C, "p n"), D=(D, "p m"), state=(state, "b n"))
+    widening = state if state is not None and state.is_complex() else None
+    narrow, wide = _dtypes(A_bar, B_bar, C, D, x, widening)
     A_bar, B_bar, C, x = (z.to(wide) for z in (A_bar, B_bar, C, x))
     h = x.new_zeros(len(x), C.shape[1]) if state is None else state.to(wide)
     steps = x.shape[1]
@@ -188,34 +181,47 @@ def recurrence(
 def kernel(A_bar: Tensor, B_bar: Tensor, C: Tensor, length: int) -> Tensor:
     """Return K_i = C A_bar^i B_bar, (length p m): what a token leaves in the output i steps later.
 
-    A_bar (n n), B_bar (n m), C (p n), the same at every step. Raises ValueError on shapes and for a
-    length that is not a whole number >= 1.
+    A_bar (n n), B_bar (n m), C (p n), the same at every step; multiplied in float32 or wider.
+    Raises ValueError on shapes and for a length that is not a whole number >= 1.
     """
     check(A_bar=(A_bar, "n n"), B_bar=(B_bar, "n m"), C=(C, "p n"))
     check_number(length=length, low=1, whole=True)
-    taps, left = [], C
+    narrow, wide = _dtypes(A_bar, B_bar, C)
+    A_bar, B_bar, left = (z.to(wide) for z in (A_bar, B_bar, C))
+    taps = []
     for _ in range(length):
         taps.append(left @ B_bar)
         left = left @ A_bar
-    return torch.stack(taps)
+    return torch.stack(taps).to(narrow)
 
 
 def _exponential(M: Tensor) -> Tensor:
     """e^M for M (... n n): Taylor series of M / 2^s, with norm below 1/2, squared s times.
 
-    Not torch.linalg.matrix_exp: up to torch 2.14 its degree-8 branch has a wrong coefficient
-    (pytorch/pytorch issue 196592), worth 8e-11 in float64 and 2e-5 in float32.
+    All but the last squarings act on e^M - I, where a slow mode beside fast ones keeps its digits;
+    the last ones on e^M itself, where a mode that has almost faded does. Of a diagonal M both hold.
+    Not torch.linalg.matrix_exp, whose degree-8 branch has had a wrong coefficient: reported for
+    torch 2.14 with errors of 2e-5 in float32 and 8e-11 in float64 (pytorch/pytorch issue 196592).
     """
-    norm = torch.linalg.matrix_norm(M.detach(), ord=1)
-    s = (torch.frexp(norm.nan_to_num(0, 0)).exponent + 1).clamp_min(0)[..., None, None]
-    M = M / 2.0**s
-    identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-    out = identity
+    s = (_exponent(M) + 1).clamp_min(0)[..., None, None]
+    M = M * torch.exp2(-s)
+    less = torch.zeros_like(M)  # e^M - I
     for k in range(15, 0, -1):  # Horner; the first term left out is below 1e-18
-        out = identity + M / k @ out
-    for i in range(int(s.max())):
+        less = M / k + M / k @ less
+    count = int(s.max())  # at most 130 in float32 and 1026 in float64
+    for i in range(count - LAST_SQUARINGS):
+        less = torch.where(i < s - LAST_SQUARINGS, 2 * less + less @ less, less)
+    identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
+    out = identity + less
+    for i in range(min(count, LAST_SQUARINGS)):
         out = out @ torch.where(i < s, out, identity)
     return out
+
+
+def _exponent(matrix: Tensor) -> Tensor:
+    """The whole k, as a real tensor, with 2^(k-1) <= |matrix|_1 < 2^k; 0 for zero, inf and NaN."""
+    norm = torch.linalg.matrix_norm(matrix.detach(), ord=1)
+    return torch.frexp(norm.nan_to_num(0, 0)).exponent.to(norm.dtype)
 
 
 def _prepare(A: Tensor, B: Tensor, dt: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
@@ -227,16 +233,21 @@ def _prepare(A: Tensor, B: Tensor, dt: Tensor | float) -> tuple[Tensor, Tensor, 
     _check_step(dt)
     dtype = torch.promote_types(A.dtype, B.dtype)
     if torch.finfo(dtype).bits < 32:
-        raise ValueError(
-            f"A: expected at least float32 for a matrix exponential, got dtype {dtype}"
-        )
+        raise ValueError(f"A: expected at least float32, got dtype {dtype}")
     A, B = A.to(dtype), B.to(dtype)
     return A, B, _column(dt, A)
 
 
 def _column(number: Tensor | float, A: Tensor) -> Tensor:
+    number = number if isinstance(number, Tensor) else float(number)
     real = torch.finfo(A.dtype).dtype
     return torch.as_tensor(number, dtype=getattr(torch, real), device=A.device)[..., None, None]
+
+
+def _dtypes(*tensors: Tensor | None) -> tuple[torch.dtype, torch.dtype]:
+    """The dtype of the answer, and the one to compute in: half precision would lose tokens."""
+    narrow = reduce(torch.promote_types, (z.dtype for z in tensors if z is not None))
+    return narrow, torch.promote_types(narrow, torch.float32)
 
 
 def _check_numeric(**named: Tensor) -> None:
@@ -244,9 +255,22 @@ def _check_numeric(**named: Tensor) -> None:
         if not isinstance(x, Tensor):
             raise ValueError(f"{name}: expected a tensor, got {type(x).__name__}")
         if not (x.is_floating_point() or x.is_complex()):
-            raise ValueError(
-                f"{name}: expected real or complex floating point, got dtype {x.dtype}"
-            )
+            wanted = "real or complex floating point"
+            raise ValueError(f"{name}: expected {wanted}, got dtype {x.dtype}")
+
+
+def _check_invertible(left: Tensor) -> None:
+    """Refuse a singular left = I - dt/2 A; how large its rows are does not matter to a solver."""
+    wrong = ~left.isfinite()
+    if wrong.any():
+        raise ValueError(f"A: expected finite values of dt A, got {-left[wrong][0].item():g}")
+    row = left.abs().amax(-1, keepdim=True)
+    condition = torch.linalg.cond(left / row.where(row > 0, 1), p=1).max().item()
+    if not condition < 1 / torch.finfo(left.dtype).eps:
+        raise ValueError(
+            "A: expected I - dt/2 A to be invertible, got one that is singular to working precision"
+            f" (condition number {condition:.1e})"
+        )
 
 
 def _check_step(value: Tensor | float, name: str = "dt", high: float = math.inf) -> None:
@@ -255,11 +279,10 @@ def _check_step(value: Tensor | float, name: str = "dt", high: float = math.inf)
         check_number(low=0.0, high=high, **{name: value})
         return
     if value.is_complex() or value.numel() == 0:
-        raise ValueError(
-            f"{name}: expected real values, got dtype {value.dtype}, shape {tuple(value.shape)}"
-        )
+        came = f"dtype {value.dtype}, shape {tuple(value.shape)}"
+        raise ValueError(f"{name}: expected real values, got {came}")
     if value.device.type != "cpu" or torch.compiler.is_compiling():
-        return  # reading the values would wait for the device, or break the graph
+        return  # zoh_diagonal neither waits for a device nor breaks a graph
     value = value.detach()
     wrong = ~(value.isfinite() & (value >= 0) & (value <= high))
     if wrong.any():

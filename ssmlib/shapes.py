@@ -9,6 +9,8 @@ Axes always stand in the order batch, time, features.
 """
 
 import math
+import numbers
+import sys
 
 import torch
 from torch import Tensor
@@ -54,14 +56,36 @@ def check_number(
 ) -> None:
     """Raise ValueError unless low <= number <= high; NaN and infinity are refused.
 
-    whole=True wants an integer (booleans are refused either way).
+    NumPy's numbers count as numbers. whole=True wants an integer, of any size (booleans are refused
+    either way); without it, an integer that no float can hold is refused.
     """
     kind = "a whole number" if whole else "a finite number"
     for name, value in named.items():
-        ok = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not (ok and math.isfinite(value) and low <= value <= high):
+        ok = isinstance(value, numbers.Integral if whole else numbers.Real)
+        if not (ok and _is_finite(value, whole) and low <= value <= high):
             bounds = [f">= {low:g}"] * (low > -math.inf) + [f"<= {high:g}"] * (high < math.inf)
             raise ValueError(f"{name}: expected {' '.join([kind, *bounds])}, got {value!r}")
+
+
+def check_broadcast(**named: Tensor | float) -> None:
+    """Raise ValueError unless the shapes broadcast and lie on one device; numbers fit anything.
+
+    As in torch, a tensor without axes on the CPU may join any device.
+    """
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else () for x in named.values()]
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        wanted = f"{', '.join(named)}: expected shapes that broadcast"
+        raise ValueError(f"{wanted}, got {', '.join(map(str, shapes))}") from None
+    tensors = {name: x for name, x in named.items() if isinstance(x, Tensor)}
+    check(**{name: (x, "...") for name, x in tensors.items() if x.ndim or not x.is_cpu})
+
+
+def _is_finite(value: float, whole: bool) -> bool:
+    if isinstance(value, numbers.Rational):  # an int may be too large for a float
+        return not isinstance(value, bool) and (whole or abs(value) <= sys.float_info.max)
+    return abs(value) < math.inf
 
 
 def _check_axes(

@@ -1,6 +1,7 @@
 """discretize: against SciPy, an ODE solver, the orders theory gives, and at the edges."""
 
 import math
+import re
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -112,6 +113,62 @@ def test_steps_of_very_different_size_keep_their_digits():
     a_bar, b_bar = zoh_diagonal(A.diagonal(), torch.ones(2, dtype=torch.float64), dt[:, None])
     assert torch.allclose(A_bar.diagonal(dim1=1, dim2=2), a_bar, rtol=1e-11, atol=0)
     assert torch.allclose(B_bar[..., 0], b_bar, rtol=1e-12, atol=0)
+
+
+def test_a_fast_mode_does_not_freeze_a_slow_one():
+    """|dt A| past 2^128, where 2^s in another dtype was infinite, and past 1 / eps."""
+    for dtype, fast in ((torch.float32, -1e38), (torch.float64, -1e40), (torch.float64, -1.7e308)):
+        rates = torch.tensor([fast, -1e5, -30.0, -1.0, 0.0], dtype=dtype)
+        ones = torch.ones(5, dtype=dtype)
+        want = zoh_diagonal(rates, ones, 1.0)
+        A_bar, B_bar = zoh(torch.diag(rates), ones[:, None], 1.0)
+        assert torch.equal(A_bar, exponential_euler(torch.diag(rates), ones[:, None], 1.0)[0])
+        close = {"rtol": 256 * torch.finfo(dtype).eps, "atol": torch.finfo(dtype).tiny}
+        torch.testing.assert_close(A_bar, torch.diag(want[0]), **close)
+        torch.testing.assert_close(B_bar[:, 0], want[1], **close)
+        assert zoh(rates[:1, None], ones[:1, None], 1.0)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.float32, 1e4), (torch.float32, 3e38), (torch.float64, 1e8), (torch.float64, 1e-300)],
+)
+def test_the_size_of_b_does_not_matter(dtype, size):
+    A, B = torch.tensor([[-1.0]], dtype=dtype), torch.tensor([[size, -size]], dtype=dtype)
+    A_bar, B_bar = zoh(A, B, 1.0)
+    eps = torch.finfo(dtype).eps
+    assert A_bar.item() == pytest.approx(math.exp(-1), rel=4 * eps)
+    assert (B_bar / B).tolist() == [[pytest.approx(-math.expm1(-1), rel=4 * eps)] * 2]
+
+
+def test_stiffness_costs_digits_as_the_docstring_says(seeded):
+    rates = -torch.logspace(0, 4, 8, dtype=torch.float64)
+    turn = torch.linalg.qr(seeded.normal(8, 8))[0]
+    A, want = (turn @ torch.diag(z) @ turn.mT for z in (rates, rates.exp()))
+    eps = torch.finfo(torch.float32).eps
+    assert error(zoh(A.float(), torch.ones(8, 1), 1.0)[0].double(), want) < 1e4 * eps
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_the_default_dtype_changes_nothing(rule):
+    A, B = -torch.eye(2), torch.ones(2, 1)
+    want = rule(A, B, 0.3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        for out, same in zip(rule(A, B, 0.3), want, strict=True):
+            assert out.dtype == torch.float32
+            assert torch.equal(out, same)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("dt", [np.float32(0.5), np.float64(0.5), np.int64(2), 2])
+def test_steps_as_numpy_numbers(rule, dt):
+    A, B = -torch.eye(2, requires_grad=True), torch.ones(2, 1)
+    for out, same in zip(rule(A, B, dt), rule(A, B, float(dt)), strict=True):
+        assert torch.equal(out, same)
+    assert torch.equal(zoh_diagonal(A, A, dt)[1], zoh_diagonal(A, A, float(dt))[1])
 
 
 # Exactness and orders
@@ -377,6 +434,14 @@ def test_zoh_diagonal_traces_whole(seeded):
         assert_close(out, want, 1e-14)
 
 
+@pytest.mark.parametrize("dt", [0.3, 2])
+def test_zoh_diagonal_traces_with_a_number_for_a_step(dt, seeded):
+    traced = torch.compile(zoh_diagonal, backend="eager", fullgraph=True, dynamic=True)
+    a, b = -seeded.uniform(5), seeded.normal(5)
+    for out, want in zip(traced(a, b, dt), zoh_diagonal(a, b, dt), strict=True):
+        assert_close(out, want, 1e-14)
+
+
 # The discrete views
 
 
@@ -435,6 +500,29 @@ def test_recurrence_dtypes(seeded):
     assert (y.dtype, state.dtype) == (torch.complex64, torch.complex64)
 
 
+def test_a_complex_state_of_a_real_system_stays_complex(seeded):
+    A_bar, B_bar = zoh(*stable(seeded, 3, 1), 0.1)
+    C, x = seeded.normal(2, 3), seeded.normal(1, 4, 1)
+    start = torch.complex(seeded.normal(1, 3), seeded.normal(1, 3))
+    y, state = recurrence(A_bar, B_bar, C, None, x, start)
+    wide = (z.to(torch.complex128) for z in (A_bar, B_bar, C, x))
+    A, B, c, tokens = wide
+    for out, want in zip((y, state), recurrence(A, B, c, None, tokens, start), strict=True):
+        assert_close(out, want, 1e-14)
+    assert state.imag.abs().min() > 0
+
+
+def test_kernel_dtypes(seeded):
+    A_bar, B_bar = zoh(*stable(seeded, 3, 1), 0.1)
+    C = seeded.normal(1, 3)
+    assert kernel(A_bar, B_bar.float(), C.to(torch.complex64), 4).dtype == torch.complex128
+    half = [z.bfloat16() for z in (A_bar, B_bar, C)]
+    K = kernel(*half, 64)
+    assert K.dtype == torch.bfloat16
+    want = kernel(*(z.double() for z in half), 64)
+    assert_close(K.double(), want, torch.finfo(torch.bfloat16).eps)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.complex128])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_dense_dtypes(rule, dtype, seeded):
@@ -476,8 +564,10 @@ def test_bad_systems_are_named(rule):
         ValueError, match=r"A: expected real or complex floating point, got dtype torch.int64"
     ):
         rule(A.long(), B, 0.1)
-    with pytest.raises(ValueError, match="A: expected at least float32"):
+    with pytest.raises(ValueError, match=r"A: expected at least float32, got dtype torch.bfloat16"):
         rule(A.bfloat16(), B.bfloat16(), 0.1)
+    with pytest.raises(ValueError, match="dt: expected a finite number >= 0, got 1000"):
+        rule(A, B, 10**400)
     with pytest.raises(ValueError, match="B: expected a tensor, got list"):
         rule(A, [[1.0], [1.0]], 0.1)
 
@@ -487,9 +577,23 @@ def test_bilinear_refuses_its_pole(A):
     A = torch.tensor(A, dtype=torch.float64)
     dt = 2 / torch.linalg.eigvals(A).real.max()
     with pytest.raises(
-        ValueError, match=r"A: expected I - dt/2 A to be invertible, got an eigenvalue"
+        ValueError, match=r"A: expected I - dt/2 A to be invertible, got one that is singular to"
     ):
         bilinear(A, torch.ones(len(A), 1), dt)
+
+
+def test_bilinear_takes_a_stiff_stable_system():
+    rates = torch.tensor([-1e8, -1.0])
+    A_bar, B_bar = bilinear(torch.diag(rates), torch.ones(2, 1), 1.0)
+    assert_close(A_bar, torch.diag((1 + rates / 2) / (1 - rates / 2)), 1e-6)
+    assert_close(B_bar[:, 0], 1 / (1 - rates / 2), 1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_bilinear_names_what_is_not_finite(bad):
+    A = torch.tensor([[-1.0, 0.0], [bad, -1.0]])
+    with pytest.raises(ValueError, match=f"A: expected finite values of dt A, got {bad:g}"):
+        bilinear(A, torch.ones(2, 1), torch.tensor([0.1, 0.2]))
 
 
 def test_bad_weights_are_named():
@@ -498,6 +602,10 @@ def test_bad_weights_are_named():
         trapezoid(A, B, 0.1, 1.5)
     with pytest.raises(ValueError, match=r"weight: expected finite values in \[0, 1\], got 2"):
         trapezoid(A, B, 0.1, torch.tensor([0.5, 2.0]))
+    with pytest.raises(
+        ValueError, match=r"dt, weight: expected shapes that broadcast, got \(3,\), \(2,\)"
+    ):
+        trapezoid(A, B, torch.ones(3), torch.full((2,), 0.5))
 
 
 def test_bad_diagonals_are_named():
@@ -512,6 +620,10 @@ def test_bad_diagonals_are_named():
         zoh_diagonal(a, a, a.to(torch.complex64))
     with pytest.raises(ValueError, match="b: expected real or complex floating point"):
         zoh_diagonal(a, torch.ones(3, dtype=torch.int64), 0.1)
+    with pytest.raises(ValueError, match=r"b: expected device cpu \(from a\), got device meta"):
+        zoh_diagonal(a, torch.ones(3, device="meta"), 0.1)
+    with pytest.raises(ValueError, match="z: expected a tensor, got float"):
+        phi1(0.3)
 
 
 def test_bad_recurrences_are_named():
@@ -532,8 +644,7 @@ def test_bad_recurrences_are_named():
 
 def test_methods_are_looked_up_by_name():
     assert method("zoh") is zoh
-    with pytest.raises(
-        ValueError,
-        match="method: expected one of euler, exponential_euler, bilinear, zoh, got 'tustin'",
-    ):
-        method("tustin")
+    for name in ("tustin", ["zoh"], None):
+        told = re.escape(f"one of euler, exponential_euler, bilinear, zoh, got {name!r}")
+        with pytest.raises(ValueError, match=f"method: expected {told}"):
+            method(name)

@@ -1,7 +1,11 @@
+import numpy as np
 import pytest
 import torch
 
-from ssmlib.shapes import check, check_floating, check_number
+from ssmlib.attention import attention
+from ssmlib.discretize import kernel
+from ssmlib.example import embed
+from ssmlib.shapes import check, check_broadcast, check_floating, check_number
 
 
 def test_sizes_are_returned_by_letter():
@@ -63,7 +67,10 @@ def test_integers_and_complex_numbers_are_not_floating():
             check_floating(x=torch.zeros(1, dtype=dtype))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1, "1", None, True])
+@pytest.mark.parametrize(
+    "bad",
+    [float("nan"), float("inf"), -1, "1", None, True, 1j, 10**400, np.True_, np.float32("nan")],
+)
 def test_numbers_out_of_bounds_are_refused(bad):
     with pytest.raises(ValueError, match=r"dt: expected a finite number >= 0, got "):
         check_number(dt=bad, low=0)
@@ -73,6 +80,49 @@ def test_whole_numbers():
     check_number(window=1, low=1, whole=True)
     with pytest.raises(ValueError, match=r"window: expected a whole number >= 1 <= 4, got 2.0"):
         check_number(window=2.0, low=1, high=4, whole=True)
+
+
+def test_an_integer_may_be_too_large_for_a_float():
+    check_number(window=10**400, low=1, whole=True)
+
+
+@pytest.mark.parametrize("number", [np.float16(0.5), np.float32(1e38), np.float64(2), np.int64(2)])
+def test_numbers_of_numpy(number):
+    check_number(dt=number, low=0)
+    if isinstance(number, np.integer):
+        check_number(window=number, low=1, high=4, whole=True)
+    else:
+        with pytest.raises(ValueError, match=r"window: expected a whole number >= 1, got np.float"):
+            check_number(window=number, low=1, whole=True)
+
+
+@pytest.mark.parametrize("f", [
+    lambda x: attention(x, x, x, window=x.shape[1] // 2),
+    lambda x: kernel(torch.eye(4) / 2, x[0, 0].mT, x[0, 0], x.shape[1]),
+], ids=["window", "length"])  # fmt: skip
+def test_a_number_may_be_a_traced_size(f):
+    x = torch.linspace(-1, 1, 96).view(1, 12, 2, 4)
+    traced = torch.compile(f, fullgraph=True, dynamic=True, backend="eager")
+    torch.testing.assert_close(traced(x), f(x))
+
+
+def test_broadcasting_is_checked_with_names():
+    x = torch.ones(3)
+    check_broadcast(x=x, y=torch.ones(2, 1), dt=0.1, scalar=torch.tensor(1.0))
+    check_broadcast(x=torch.ones(3, device="meta"), scalar=torch.tensor(1.0))
+    with pytest.raises(
+        ValueError, match=r"x, y, z: expected shapes that broadcast, got \(3,\), \(2,\), \(\)"
+    ):
+        check_broadcast(x=x, y=torch.ones(2), z=1.0)
+    with pytest.raises(ValueError, match=r"y: expected device cpu \(from x\), got device meta"):
+        check_broadcast(x=x, y=torch.ones(3, device="meta"))
+
+
+@pytest.mark.parametrize("d", [0, -1, 2.0, None])
+def test_the_eight_tokens_need_a_width(d):
+    with pytest.raises(ValueError, match="d: expected a whole number >= 1, got "):
+        embed(d)
+    assert embed(np.int64(2)).shape == (1, 8, 2)
 
 
 def test_check_traces_in_one_graph():

@@ -18,7 +18,7 @@ from ssmlib.costs import MODELS, context_bytes, parameters
 from ssmlib.discretize import METHODS
 from ssmlib.example import TOKENS, embed
 from ssmlib.palette import PALETTE
-from ssmlib.viz import attention_grid, dt_dial, kv_calculator, state_heatmap
+from ssmlib.viz import attention_grid, dt_dial, hippo_draw, kv_calculator, s4_kernel, state_heatmap
 from ssmlib.viz.figures import RULES
 from ssmlib.viz.host import STATIC, source
 
@@ -27,6 +27,8 @@ MAKE = {
     "kv_calculator": kv_calculator,
     "dt_dial": dt_dial,
     "state_heatmap": lambda: state_heatmap(embed(4)[0]),
+    "hippo_draw": hippo_draw,
+    "s4_kernel": s4_kernel,
 }
 VOID = {"img"}
 
@@ -142,9 +144,55 @@ def test_the_calculator_counts_as_costs_does():
 def test_the_dial_offers_every_rule_and_states_the_half_life():
     assert set(RULES) == set(METHODS)
     assert f"half-life of {math.log(2) / 0.1:.4g} steps" in dt_dial(dt=0.1, a=-1).alt
-    assert "never fading" in dt_dial(dt=1, a=0.25).alt
-    assert "never fading" in dt_dial(dt=10, a=-1, method="euler").alt
+    for a in (0, 0.75j, 1j, 2j, 10j):
+        assert "never fading" in dt_dial(dt=0.1, a=a).alt  # on the circle, but for rounding
+    assert "growing at every step" in dt_dial(dt=1, a=0.25).alt
+    assert "growing at every step" in dt_dial(dt=10, a=-1, method="euler").alt
     assert "half-life of 0 steps" in dt_dial(dt=1, a=-1, method="euler").alt
+
+
+@pytest.mark.parametrize("dt", [3.99, 3.999999, 3.9999999999])
+def test_the_dial_is_drawn_beside_the_poles_of_the_bilinear_rule(dt):
+    figure = dt_dial(dt=dt, a=0.5, method="bilinear")  # its powers leave float64
+    assert figure.png
+    assert "growing" in figure.alt
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+def test_the_dials_rules_and_verdicts_at_the_edges():
+    code = source("dt_dial").replace("export default { render };", "")
+    code += """
+      const told = [[2, 0], [0, 0], [0, 1], [1, 0], [-1, 0]].map((z) => {
+        const [aBar] = RULES.bilinear(z, 1);
+        return verdict(size(aBar), aBar);
+      });
+      console.log(JSON.stringify(told));"""
+    run = ["node", "--input-type=module", "-e", code]
+    out = subprocess.run(run, capture_output=True, text=True, check=True)
+    pole, *told = [sentence.split(":")[0] for sentence in json.loads(out.stdout)]
+    assert pole == "At the rule's pole, aΔ = 2"
+    assert told == ["On the circle", "On the circle", "Unstable", "Inside the circle"]
+
+
+@pytest.mark.parametrize(("n", "article"), [(1, "A"), (8, "An"), (10, "A"), (11, "An"), (18, "An")])
+def test_the_grid_is_read_as_it_is_spoken(n, article):
+    assert attention_grid(length=n).alt.startswith(f"{article} {n} by {n} grid")
+    assert attention_grid(length=1000 * n).alt.startswith(f"{article} {1000 * n} by")
+    assert attention_grid(length=1800).alt.startswith("A 1800 by")
+
+
+@pytest.mark.parametrize("token", ["$x_$", "$", "^_{", "\\frac", "東京", "🦛", "שלום", "\t", ""])
+def test_a_token_is_drawn_as_it_stands(token):
+    figure = state_heatmap(torch.ones(3, 4), [token, "a", "b"])
+    assert figure.png.startswith(b"\x89PNG")
+    assert figure.data["tokens"] == [token, "a", "b"]
+
+
+def test_half_a_surrogate_pair_is_a_question_mark():
+    figure = state_heatmap(torch.ones(1, 2), ["a\ud83d"])
+    assert figure.data["tokens"] == ["a?"]
+    assert "a?" in figure.html()
+    assert figure.uid
 
 
 def test_the_grid_states_its_counts():
@@ -174,6 +222,15 @@ def test_states_come_as_tensors_arrays_or_lists(convert):
         (lambda: dt_dial(dt=0), "dt: expected a finite number >= 0.001 <= 10, got 0"),
         (lambda: dt_dial(a=1), "a.real: expected a finite number"),
         (lambda: dt_dial(a=-1 - 1j), "a.imag: expected a finite number"),
+        (lambda: dt_dial(a="x"), "a: expected a number, real or complex, got 'x'"),
+        (lambda: dt_dial(a="1"), "a: expected a number, real or complex, got '1'"),
+        (lambda: dt_dial(a=None), "a: expected a number, real or complex, got None"),
+        (lambda: dt_dial(a=torch.ones(2)), "a: expected a number, real or complex, got tensor"),
+        (
+            lambda: dt_dial(4, 0.5, "bilinear"),
+            "dt, a: expected aΔ ≠ 2 for the bilinear rule, got dt=4, a=0.5",
+        ),
+        (lambda: dt_dial(10, 0.2, "bilinear"), "dt, a: expected aΔ ≠ 2 .* got dt=10, a=0.2"),
         (lambda: dt_dial(method="rk4"), "method: expected one of zoh, "),
         (lambda: state_heatmap(embed(4)), r"states: expected .* \(t, n\), got shape \(1, 8, 4\)"),
         (lambda: state_heatmap(torch.ones(8)), r"states: expected .* got shape \(8,\)"),
@@ -182,6 +239,16 @@ def test_states_come_as_tensors_arrays_or_lists(convert):
         (lambda: state_heatmap(torch.ones(8, 2) * 1j), "states: expected real .*complex64"),
         (lambda: state_heatmap(torch.full((8, 2), math.nan)), "states: expected finite numbers"),
         (lambda: state_heatmap(torch.ones(7, 2)), "tokens: expected 7 .t of states., got 8"),
+        (lambda: state_heatmap(torch.ones(7, 2), None), "tokens: expected 7 strings, got NoneType"),
+        (lambda: hippo_draw("hermite"), "measure: expected one of legs, .* got 'hermite'"),
+        (lambda: hippo_draw(preset="song"), "preset: expected one of waves, .* got 'song'"),
+        (lambda: hippo_draw(n=65), "n: expected a whole number >= 1 <= 64, got 65"),
+        (lambda: hippo_draw(window=19), "window: expected a whole number >= 20 <= 240, got 19"),
+        (lambda: s4_kernel("hippo"), "init: expected one of legs, .* got 'hippo'"),
+        (lambda: s4_kernel(n=5), "n: expected one of 2, 4, 8, 16, 32, got 5"),
+        (lambda: s4_kernel(dt=0.3), "dt: expected a finite number >= 0.001 <= 0.2, got 0.3"),
+        (lambda: s4_kernel(weights="two"), "weights: expected one of ones, echo, got 'two'"),
+        (lambda: s4_kernel(signal="song"), "signal: expected one of pulse, .* got 'song'"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -213,7 +280,7 @@ def test_a_module_is_one_file_in_anywidgets_form(name, tmp_path):
     assert code.count("export ") == 1
     assert code.rstrip().endswith("export default { render };")
     for path in (STATIC / f"{name}.mjs", STATIC / "common.mjs"):
-        assert len(path.read_text().splitlines()) <= 150
+        assert len(path.read_text().splitlines()) <= 300
     if shutil.which("node"):
         (tmp_path / "figure.mjs").write_text(code)
         subprocess.run(["node", "--check", tmp_path / "figure.mjs"], check=True)

@@ -4,9 +4,21 @@ attention_grid   n² scores beside a state of constant size
 kv_calculator    what a context costs in memory, model by model
 dt_dial          how Δ, the eigenvalue and the rule of discretization make a memory
 state_heatmap    a hidden state as it reads its tokens
+hippo_draw       a signal, and what n coefficients remember of it
+s4_kernel        the poles of a diagonal system, and the kernel they make
 """
 
 from ssmlib.viz.figures import attention_grid, dt_dial, kv_calculator, state_heatmap
+from ssmlib.viz.hippo_draw import hippo_draw
 from ssmlib.viz.host import Figure
+from ssmlib.viz.s4_kernel import s4_kernel
 
-__all__ = ["Figure", "attention_grid", "dt_dial", "kv_calculator", "state_heatmap"]
+__all__ = [
+    "Figure",
+    "attention_grid",
+    "dt_dial",
+    "hippo_draw",
+    "kv_calculator",
+    "s4_kernel",
+    "state_heatmap",
+]

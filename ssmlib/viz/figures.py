@@ -1,7 +1,8 @@
 """The four figures: what each one draws, its caption, and its picture in words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -39,9 +40,10 @@ def attention_grid(
         name="attention_grid",
         data=data,
         alt=(
-            f"A {length} by {length} grid of attention scores, {length**2} in all, with the"
-            f" {length * (length + 1) // 2} on and below the diagonal coloured; beside it, to the"
-            f" same scale, a state of {d_state} by {d} numbers, whose size no length changes."
+            f"{_article(length)} {length} by {length} grid of attention scores,"
+            f" {length**2} in all, with the {length * (length + 1) // 2} on and below the diagonal"
+            f" coloured; beside it, to the same scale, a state of {d_state} by {d}"
+            " numbers, whose size no length changes."
         ),
         caption=(
             "Drag the number of tokens n. The grid of scores grows in both directions and at"
@@ -51,6 +53,12 @@ def attention_grid(
         ),
         draw=partial(stills.attention_grid, **data),
     )
+
+
+def _article(n: int) -> str:
+    """The article that the spoken number takes: an eight, an eleven thousand, a one hundred."""
+    first = f"{n:,}".split(",")[0]
+    return "An" if first[0] == "8" or first in ("11", "18") else "A"
 
 
 def kv_calculator(model: str = "Llama-3.1-70B", context: int = 131072, batch: int = 1) -> Figure:
@@ -109,50 +117,63 @@ def dt_dial(dt: float = 0.1, a: complex = -1.0, method: str = "zoh") -> Figure:
 
     The controls start there: dt from 0.001 to 10, a with a real part from -4 to 0.5 and an
     imaginary part from 0 to 10, `method` a name in `discretize.METHODS`.
-    Raises ValueError outside these ranges.
+    Raises ValueError outside these ranges, for an a that is no number, and for "bilinear" at its
+    pole a dt = 2, where that rule has no answer.
     """
-    a = complex(a)
+    a = _eigenvalue(a)
     check_number(low=0.001, high=10, dt=dt)
     check_number(low=-4, high=0.5, **{"a.real": a.real})
     check_number(low=0, high=10, **{"a.imag": a.imag})
     if method not in RULES:
         raise ValueError(f"method: expected one of {', '.join(RULES)}, got {method!r}")
-    a_bar, response, half = _response(dt, a, method)
+    if method == "bilinear" and dt * a == 2:
+        told = f"dt={dt:g}, a={stills.complex_text(a)}"
+        raise ValueError(f"dt, a: expected aΔ ≠ 2 for the bilinear rule, got {told}")
+    powers, response = _response(dt, a, method)
     data = {"dt": dt, "re": a.real, "im": a.imag, "method": method, "methods": list(RULES.items())}
     return Figure(
         name="dt_dial",
         data=data,
         alt=(
-            f"Left, the unit circle with A-bar at {stills.complex_text(a_bar)} and its powers;"
+            f"Left, the unit circle with A-bar at {stills.complex_text(powers[1])} and its powers;"
             f" right, what one token leaves in the state over {len(response)} steps,"
-            f" {stills.fades(half)}."
+            f" {stills.fades(abs(powers[1]))}."
         ),
         caption=(
             "Drag Δ. Small: Ā sits at the circle's right edge, and the state is kept almost whole."
             " Large: Ā moves to the centre, and one token overwrites what was there. Then change"
             " the rule and drag Δ again: bilinear sends Ā to −1 instead, Euler out of the circle."
         ),
-        draw=partial(stills.dt_dial, a_bar, response, half),
+        draw=partial(stills.dt_dial, powers, response),
     )
 
 
-def _response(dt: float, a: complex, method: str) -> tuple[complex, list[float], float]:
-    """A_bar, the real part of the impulse response over 48 steps, and the half-life in steps."""
+def _eigenvalue(a: Any) -> complex:
+    if not isinstance(a, str | bool):  # complex("1") would read the string
+        with suppress(TypeError, ValueError, RuntimeError, OverflowError):
+            return complex(a)
+    raise ValueError(f"a: expected a number, real or complex, got {a!r}")
+
+
+def _response(dt: float, a: complex, method: str) -> tuple[list[complex], list[float]]:
+    """A_bar^k and the real part of A_bar^k B_bar for 48 steps; infinite or NaN past float64."""
     A = torch.tensor([[a]], dtype=torch.complex128)
-    a_bar, b_bar = (x.item() for x in METHODS[method](A, torch.ones_like(A), dt))
-    decay = -math.log(abs(a_bar)) if a_bar else math.inf
-    half = math.log(2) / decay if decay > 0 else math.inf
-    return a_bar, [(a_bar**k * b_bar).real for k in range(48)], half
+    A_bar, B_bar = METHODS[method](A, torch.ones_like(A), dt)
+    powers = torch.cat([torch.ones_like(A[0]), A_bar[0].expand(47)]).cumprod(0)
+    return powers.tolist(), (powers * B_bar[0]).real.tolist()
 
 
 def state_heatmap(states: Any, tokens: Sequence[str] = TOKENS) -> Figure:
     """A hidden state as it reads its tokens, one step at a time.
 
     states: (t, n) real numbers, the state after each token: a tensor, an array or nested lists.
-    tokens: t strings. Raises ValueError for another shape, for numbers that are not finite, and for
-    a number of tokens that does not match.
+    tokens: t strings, shown as they stand; half a surrogate pair becomes "?". Raises ValueError for
+    another shape, for numbers that are not finite, and for tokens that are none or do not match.
     """
-    rows, tokens = _rows(states), [str(token) for token in tokens]
+    rows = _rows(states)
+    if not isinstance(tokens, Iterable):
+        raise ValueError(f"tokens: expected {len(rows)} strings, got {type(tokens).__name__}")
+    tokens = [str(token).encode("utf-8", "replace").decode() for token in tokens]
     if len(tokens) != len(rows):
         raise ValueError(f"tokens: expected {len(rows)} (t of states), got {len(tokens)}")
     n = len(rows[0])

@@ -11,6 +11,7 @@ import html
 import io
 import json
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,7 +72,10 @@ class Figure:
     def png(self) -> bytes:
         """The still picture."""
         still, file = self.draw(), io.BytesIO()
-        still.savefig(file, format="png", dpi=120, metadata={"Software": None})
+        with warnings.catch_warnings():  # a token may be in a script that Matplotlib's font lacks
+            told = "Glyph .* missing|Matplotlib currently does not support"
+            warnings.filterwarnings("ignore", told, UserWarning)
+            still.savefig(file, format="png", dpi=120, metadata={"Software": None})
         return file.getvalue()
 
     def html(self) -> str:

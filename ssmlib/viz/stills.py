@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 COLOUR = {name: light for name, (light, _) in PALETTE.items()}
 SMALL, LARGE = 9, 10.5
+EDGE = 1e-12  # how near to the unit circle is on it, as in dt_dial.mjs
 
 
 def attention_grid(max_length: int, length: int, d_state: int, d: int) -> "Still":
@@ -63,27 +64,27 @@ def kv_calculator(parts: dict[str, tuple[float, str]], gpu_bytes: float, title: 
     return still
 
 
-def dt_dial(a_bar: complex, response: Sequence[float], half_life: float) -> "Still":
+def dt_dial(powers: Sequence[complex], response: Sequence[float]) -> "Still":
+    """powers: A_bar^k from k = 0, response: the real part of what they leave of one token."""
+    a_bar, half = powers[1], half_life(abs(powers[1]))
     still, (plane, ax) = _paper(6.6, 3.0, (1, 1.5))
     from matplotlib.patches import Circle
 
     plane.add_patch(Circle((0, 0), 1, fc=COLOUR["panel"], ec=COLOUR["muted"]))
-    powers = [p for k in range(len(response)) if abs(p := a_bar**k) <= 1.3]
-    plane.plot(
-        [p.real for p in powers], [p.imag for p in powers], ".-", color=COLOUR["state"], lw=0.8
-    )
+    seen = [p for p in powers if math.hypot(p.real, p.imag) <= 1.3]
+    plane.plot([p.real for p in seen], [p.imag for p in seen], ".-", color=COLOUR["state"], lw=0.8)
     plane.plot([a_bar.real], [a_bar.imag], "o", ms=9, color=COLOUR["linear"], mec=COLOUR["paper"])
     plane.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")
     plane.set_title(f"Ā = {complex_text(a_bar)}", fontsize=LARGE, color=COLOUR["linear"])
     steps = range(len(response))
     ax.vlines(steps, 0, response, color=COLOUR["state"], lw=1.2, alpha=0.5)
     ax.plot(steps, response, "o", ms=3, color=COLOUR["state"])
-    if half_life < len(response):
-        ax.axvline(half_life, color=COLOUR["input"], ls="--", lw=1)
-    top = max(map(abs, response[:1])) or 1.0
+    top = abs(response[0]) or 1.0
+    if half < len(response):
+        ax.vlines(half, 0, 1.1 * top, color=COLOUR["input"], ls="--", lw=1)
     ax.set(xlim=(-0.5, len(response)), ylim=(-1.1 * top, 1.1 * top))
     ax.axhline(0, color=COLOUR["line"], lw=0.8, zorder=0)
-    ax.set_title(f"what one token leaves, {fades(half_life)}", fontsize=LARGE, color=COLOUR["ink"])
+    ax.set_title(f"what one token leaves, {fades(abs(a_bar))}", fontsize=SMALL, color=COLOUR["ink"])
     return still
 
 
@@ -101,7 +102,8 @@ def state_heatmap(rows: list[list[float]], tokens: Sequence[str]) -> "Still":
         aspect="auto",
     )
     for t, token in enumerate(tokens):
-        ax.text(-0.8, t, token, ha="right", va="center", fontsize=LARGE, color=COLOUR["ink"])
+        style = {"fontsize": LARGE, "color": COLOUR["ink"], "parse_math": False}
+        ax.text(-0.8, t, token, ha="right", va="center", **style)
         ax.axhline(t + 0.5, color=COLOUR["paper"], lw=2)
     for k in range(len(rows[0])):
         ax.axvline(k + 0.5, color=COLOUR["paper"], lw=2)
@@ -114,9 +116,19 @@ def complex_text(z: complex) -> str:
     return f"{z:.4g}" if z.imag else f"{z.real:.4g}"
 
 
-def fades(half_life: float) -> str:
-    """The half-life of a state, in words."""
-    return "never fading" if math.isinf(half_life) else f"with a half-life of {half_life:.4g} steps"
+def half_life(radius: float) -> float:
+    """The steps in which a state of |A_bar| = radius halves; infinite on the circle and outside."""
+    if radius >= 1 - EDGE:
+        return math.inf
+    return math.log(2) / -math.log(radius) if radius else 0.0
+
+
+def fades(radius: float) -> str:
+    """What becomes of a state of |A_bar| = radius, in words."""
+    if radius > 1 + EDGE:
+        return "growing at every step"
+    half = half_life(radius)
+    return "never fading" if math.isinf(half) else f"with a half-life of {half:.4g} steps"
 
 
 def _paper(width: float, height: float, ratios: Sequence[float]) -> "tuple[Still, Sequence[Axes]]":

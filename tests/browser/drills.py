@@ -40,6 +40,17 @@ def click_at(slider: Locator, part: float) -> None:
     slider.click(position={"x": 2 + part * (box["width"] - 4), "y": box["height"] / 2})
 
 
+def drag(picture: Locator, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """By mouse: from one place in the picture to another, each in parts of its width and height."""
+    picture.scroll_into_view_if_needed()
+    box, mouse = picture.bounding_box(), picture.page.mouse
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+    mouse.move(*places[0])
+    mouse.down()
+    mouse.move(*places[1], steps=8)
+    mouse.up()
+
+
 def attention_grid(figure: Locator) -> None:
     tokens = figure.get_by_label("Tokens n")
     turn(tokens, "64")
@@ -138,9 +149,83 @@ def state_heatmap(figure: Locator) -> None:
     figure.locator("summary").click()
 
 
+def hippo_draw(figure: Locator) -> None:
+    def control(name: str) -> Locator:
+        return figure.get_by_label(name, exact=True)
+
+    read, picture = control("Inputs read"), figure.get_by_role("img").first
+    control("Signal").select_option("waves")
+    control("Measure").select_option("legs")
+    turn(control("Numbers n"), "16")
+    read.press("End")
+    coarse = number(value(figure, "old"))
+    turn(control("Numbers n"), "64")
+    shows(figure, "kept", "64")
+    assert number(value(figure, "old")) < coarse / 10
+    control("Measure").select_option("warped")
+    assert number(value(figure, "new")) < number(value(figure, "old")) / 10
+    control("Measure").select_option("legt")
+    turn(control("Window or fading time, in inputs"), "80")
+    shows(figure, "old", "not kept")
+    control("Measure").select_option("legs")
+    signal = figure.locator("[data-part=signal]")
+    before = signal.get_attribute("points")
+    drag(picture, (0.2, 0.2), (0.6, 0.8))
+    assert signal.get_attribute("points") != before
+    assert control("Signal").input_value() == "drawn"
+    turn(read, "1")
+    figure.get_by_role("button", name="Play").press("Enter")
+    expect(figure.locator("[data-value=inputs]")).not_to_have_text("1 of 240")
+    figure.get_by_role("button", name="Pause").press("Enter")
+
+
+def s4_kernel(figure: Locator) -> None:
+    def control(name: str) -> Locator:
+        return figure.get_by_label(name, exact=True)
+
+    step, weights = control("Step size Δ"), control("Weights C")
+    control("Start").select_option("legs")
+    turn(control("State size n"), "16")
+    turn(control("Pole"), "1")
+    weights.select_option("ones")
+    shows(figure, "miss", "not fitted")
+    for dt in ("0.008", "0.016", "0.128"):
+        turn(step, dt)  # the real part of every pole is -1/2
+        half = number(value(figure, "half"))
+        assert math.isclose(half, 2 * math.log(2) / float(dt), rel_tol=6e-3)
+    weights.select_option("echo")
+    turn(control("State size n"), "32")
+    assert number(value(figure, "miss")) > 0.8
+    turn(step, "0.016")
+    assert number(value(figure, "miss")) < 0.1
+    control("Start").select_option("real")
+    assert number(value(figure, "miss")) > 0.5
+    shows(figure, "period", "none")
+    poles = figure.locator("[data-part=poles]")
+    before = poles.inner_html()
+    turn(control("Set its turn, degrees per step"), "30")
+    shows(figure, "period", "12")
+    assert control("Start").input_value() == "moved"
+    assert poles.inner_html() != before
+    turn(control("Set its half-life, in steps"), "10")
+    shows(figure, "half", "10")
+    kernel = figure.locator("[data-part=kernel]")
+    drawn = kernel.get_attribute("points")
+    drag(figure.get_by_role("img").first, (0.8, 0.3), (0.5, 0.08))
+    assert kernel.get_attribute("points") != drawn
+    assert number(value(figure, "period")) < 5
+    control("Signal").select_option("waves")
+    control("Start").select_option("lin")
+    assert control("Start").input_value() == "lin"
+    turn(control("State size n"), "2")
+    assert poles.locator("circle").count() == 1
+
+
 DRILLS = {
     "attention_grid": attention_grid,
     "kv_calculator": kv_calculator,
     "dt_dial": dt_dial,
     "state_heatmap": state_heatmap,
+    "hippo_draw": hippo_draw,
+    "s4_kernel": s4_kernel,
 }

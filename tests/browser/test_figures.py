@@ -6,11 +6,11 @@ import torch
 from ssmlib.discretize import METHODS
 from ssmlib.example import embed
 from ssmlib.palette import PALETTE
-from ssmlib.viz import attention_grid, dt_dial, kv_calculator, state_heatmap
+from ssmlib.viz import attention_grid, dt_dial, hippo_draw, kv_calculator, s4_kernel, state_heatmap
 
 pytestmark = pytest.mark.browser
 
-NAMES = ["attention_grid", "kv_calculator", "dt_dial", "state_heatmap"]
+NAMES = ["attention_grid", "kv_calculator", "dt_dial", "state_heatmap", "hippo_draw", "s4_kernel"]
 PLAIN = """body { margin: 8px; font: 16px sans-serif }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #eee } }"""
 
@@ -36,7 +36,14 @@ def page(css: str, *figures) -> str:
 def site(tmp_path_factory, serve):
     folder = tmp_path_factory.mktemp("figures")
     states = embed(16)[0].cumsum(0)
-    figures = [attention_grid(), kv_calculator(), dt_dial(), state_heatmap(states)]
+    figures = [
+        attention_grid(),
+        kv_calculator(),
+        dt_dial(),
+        state_heatmap(states),
+        hippo_draw(),
+        s4_kernel(),
+    ]
     (folder / "book.html").write_text(page(BOOK, *figures), encoding="utf-8")
     (folder / "plain.html").write_text(page(PLAIN, *figures), encoding="utf-8")
     (folder / "twice.html").write_text(page(BOOK, dt_dial(), dt_dial()), encoding="utf-8")
@@ -129,6 +136,47 @@ def test_every_rule_of_the_dial_is_that_of_the_library(site, visit):
             for key, wanted in zip(("a_bar", "b_bar"), rule(A, B, 0.501), strict=True):
                 shown = number(dial.locator(f"[data-value={key}]").inner_text())
                 assert shown == pytest.approx(wanted.item(), rel=1e-3)
+
+
+def test_the_dial_says_so_at_the_pole_of_the_bilinear_rule(site, visit):
+    from drills import turn
+
+    with visit(f"{site}/book.html") as v:
+        dial = v.figure("dt_dial")
+        rule, point = dial.get_by_label("Rule"), dial.locator("[data-part=point]")
+        rule.select_option("bilinear")
+        dial.get_by_label("Step size").press("End")
+        turn(dial.get_by_label("real part"), "0.2")
+        assert "pole" in dial.locator(".told").inner_text()
+        for key in ("a_bar", "radius", "b_bar", "half"):
+            assert dial.locator(f"[data-value={key}]").inner_text() == "none"
+        assert not point.is_visible()
+        assert dial.locator("[data-part=spiral]").get_attribute("points") == ""
+        assert dial.locator("[data-part=stems]").get_attribute("d") == ""
+        assert "NaN" not in dial.locator(".lt").evaluate("e => e.outerHTML")
+        rule.select_option("zoh")
+        assert point.is_visible()
+        assert dial.locator("[data-value=a_bar]").inner_text() == "7.389"
+        assert v.errors == []
+
+
+def test_a_pure_wave_has_no_half_life(site, visit):
+    from drills import turn
+
+    with visit(f"{site}/book.html") as v:
+        dial = v.figure("dt_dial")
+        turn(dial.get_by_label("real part"), "0")
+        for im in ("0.75", "2", "3.25"):  # where rounding leaves |A_bar| below 1
+            turn(dial.get_by_label("imaginary part"), im)
+            assert dial.locator("[data-value=half]").inner_text() == "none"
+            assert "On the circle" in dial.locator(".told").inner_text()
+
+
+def test_the_dials_half_life_ends_at_the_axis(site, visit):
+    with visit(f"{site}/book.html") as v:
+        path = v.figure("dt_dial").locator("[data-part=half]")
+        top, bottom = path.evaluate("e => [e.getBBox().y, e.getBBox().y + e.getBBox().height]")
+        assert (top, bottom) == (0, 56)
 
 
 def test_a_screen_reader_hears_once_when_the_reader_rests(site, visit):

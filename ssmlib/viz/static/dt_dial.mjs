@@ -2,6 +2,7 @@ import { choice, h, publish, readout, slider, stage, svg } from "./common.mjs";
 
 const STEPS = 48; // of the impulse response
 const LIMIT = 1.3; // how far from the centre the plane is drawn
+const EDGE = 1e-12; // how near to the unit circle is on it
 
 const times = ([a, b], [c, d]) => [a * c - b * d, a * d + b * c];
 const over = ([a, b], [c, d]) => [(a * c + b * d) / (c * c + d * d), (b * c - a * d) / (c * c + d * d)];
@@ -31,8 +32,9 @@ const short = (x) => {
 const complex = ([x, y]) => (y === 0 ? short(x) : `${short(x)} ${y < 0 ? "−" : "+"} ${short(Math.abs(y))}i`);
 
 function verdict(radius, [x, y]) {
-  if (radius > 1 + 1e-12) return "Unstable: every step makes the state larger.";
-  if (radius > 1 - 1e-12) return "On the circle: nothing is ever forgotten.";
+  if (!Number.isFinite(radius)) return "At the rule's pole, aΔ = 2: it has no answer here.";
+  if (radius > 1 + EDGE) return "Unstable: every step makes the state larger.";
+  if (radius >= 1 - EDGE) return "On the circle: nothing is ever forgotten.";
   if (x < -0.3 && Math.abs(y) < 0.3) return "Left half: the state changes sign at every step, and rings.";
   if (radius < 0.05) return "Near the centre: each token overwrites the state.";
   if (radius > 0.97) return "Near the circle: the state is kept almost whole.";
@@ -65,7 +67,8 @@ function render({ model, el }) {
     const a = [real.value, imaginary.value];
     const [aBar, bBar] = RULES[rule.value](scaled(a, step), step);
     const radius = size(aBar);
-    const half = radius < 1 ? Math.LN2 / -Math.log(radius) : Infinity;
+    const known = Number.isFinite(radius); // false at the rule's pole
+    const half = radius < 1 - EDGE ? Math.LN2 / -Math.log(radius) : Infinity;
     const heard = [bBar];
     const powers = [[1, 0]];
     for (let k = 1; k < STEPS; k += 1) {
@@ -74,31 +77,39 @@ function render({ model, el }) {
     }
 
     const inside = radius <= LIMIT;
-    const [px, py] = place(inside ? aBar : scaled(aBar, (0.97 * LIMIT) / radius));
-    plane.part("point").setAttribute("cx", px);
-    plane.part("point").setAttribute("cy", py);
-    plane.part("point").setAttribute("fill", `var(--${inside ? "linear" : "paper"})`);
-    const seen = powers.filter((p) => size(p) <= LIMIT).map(place);
+    const point = plane.part("point");
+    point.style.display = known ? "" : "none";
+    if (known) {
+      const [px, py] = place(inside ? aBar : scaled(aBar, (0.97 * LIMIT) / radius));
+      point.setAttribute("cx", px);
+      point.setAttribute("cy", py);
+      point.setAttribute("fill", `var(--${inside ? "linear" : "paper"})`);
+    }
+    const seen = powers.filter((p) => known && size(p) <= LIMIT).map(place);
     plane.part("spiral").setAttribute("points", seen.map((p) => p.join()).join(" "));
     plane.part("powers").innerHTML = seen.map(([x, y]) => `<circle cx="${x}" cy="${y}" r="2"/>`).join("");
 
     const top = size(bBar) || 1;
-    const stems = heard.map(([x], k) => [((k + 0.5) * 320) / STEPS, 56 - (50 * x) / top]);
+    const stems = heard.map(([x], k) => [((k + 0.5) * 320) / STEPS, 56 - (50 * x) / top])
+      .filter(([, y]) => Number.isFinite(y));
     const dots = stems.filter(([, y]) => y > -2 && y < 114);
     response.part("stems").setAttribute("d",
       stems.map(([x, y]) => `M${x} 56 V${Math.min(Math.max(y, 0), 112)}`).join(" "));
     response.part("dots").innerHTML = dots.map(([x, y]) => `<circle cx="${x}" cy="${y}" r="2.6"/>`).join("");
     const line = ((half + 0.5) * 320) / STEPS;
-    response.part("half").setAttribute("d", line < 320 ? `M${line} 0 V112` : "");
+    response.part("half").setAttribute("d", line < 320 ? `M${line} 0 V56` : "");
 
     const life = half === Infinity ? "none" : half < 0.01 ? "< 0.01 steps" : `${short(half)} steps`;
-    numbers.set({ a_bar: complex(aBar), radius: short(radius), b_bar: complex(bBar), half: life });
+    const said = known ? { a_bar: complex(aBar), radius: short(radius), b_bar: complex(bBar) }
+      : { a_bar: "none", radius: "none", b_bar: "none" };
+    const where = radius > 1 + EDGE ? "outside" : radius < 1 - EDGE ? "inside" : "on";
+    numbers.set({ ...said, half: life });
     told.textContent = verdict(radius, aBar);
-    plane.label(`A-bar at ${complex(aBar)}, ${radius > 1 ? "outside" : "inside"} the unit circle.`);
+    plane.label(known ? `A-bar at ${said.a_bar}, ${where} the unit circle.` : "There is no A-bar.");
     response.label(`Response to one token over ${STEPS} steps, half-life ${life}.`);
-    say(`A-bar ${complex(aBar)}, half-life ${life}. ${told.textContent}`);
-    publish(model, { dt: step, re: a[0], im: a[1], method: rule.value, a_bar: aBar, b_bar: bBar,
-      half_life: half === Infinity ? null : half });
+    say(`A-bar ${said.a_bar}, half-life ${life}. ${told.textContent}`);
+    publish(model, { dt: step, re: a[0], im: a[1], method: rule.value, a_bar: known ? aBar : null,
+      b_bar: known ? bBar : null, half_life: half === Infinity ? null : half });
   };
 
   const grid = (from, to, by) =>
