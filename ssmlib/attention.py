@@ -7,6 +7,9 @@ reads key head i // (h / g) of g: g = h is multi-head, g = 1 multi-query, betwee
 - `attention_torch`: PyTorch's fused kernels; a causal window costs t times w, never t times t.
 - `attention_tiled`: the online softmax in the open; one tile of scores at a time.
 
+In the first and last, a NaN anywhere, or an infinite v, spoils the rows that see it and no other.
+PyTorch's kernels weigh an unseen v with 0, and 0 * NaN is NaN: there it can spoil earlier rows too.
+
 `attend_cached` is the same attention with a memory of past keys and values: prefill, a chunk of a
 prompt and one decoded token are one call. `rotate` tells positions apart (RoPE).
 """
@@ -49,11 +52,12 @@ def attention_reference(
     q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window: int | None = None
 ) -> Tensor:
     """The definition: c times t scores per head, in float64 whatever the inputs' dtype."""
+    _check_heads(q, k, v, window)
     q64, k64, v64 = (x.double() for x in (q, *_match_heads(q, k, v)))
     scores = torch.einsum("bchk,bthk->bhct", q64, k64) / math.sqrt(q.shape[-1])
     seen = visible(q.shape[1], k.shape[1], causal, window, q.device)
     weights = scores.masked_fill(~seen, -math.inf).softmax(-1)
-    return torch.einsum("bhct,bthv->bchv", weights, v64).to(q.dtype)
+    return sum(_mix(weights, v64.transpose(1, 2), seen)).transpose(1, 2).to(q.dtype)
 
 
 def attention_torch(
@@ -64,6 +68,7 @@ def attention_torch(
     A mask of c times t booleans is built for a part of a causal sequence (1 < c < t) and for a
     window that is not causal; every other case is linear in t.
     """
+    _check_heads(q, k, v, window)
     c, t = q.shape[1], k.shape[1]
     if causal and window is not None and c + window - 1 < t:
         t = c + window - 1  # nobody sees further back
@@ -72,10 +77,8 @@ def attention_torch(
         window = None
     if window is not None and causal and t > 2 * max(window, SMALLEST_BLOCK):
         return _in_blocks(q, k, v, window)
-    if window is None and (not causal or c == 1):
-        return _sdpa(q, k, v)
-    if window is None and c == t:
-        return _sdpa(q, k, v, causal=True)
+    if window is None and (not causal or c in (1, t)):
+        return _sdpa(q, k, v, causal=True) if causal and c > 1 else _sdpa(q, k, v)
     return _sdpa(q, k, v, mask=visible(c, t, causal, window, q.device))
 
 
@@ -115,7 +118,7 @@ def _attend_rows(
     high = last + 1 if causal else t if window is None else min(t, last + window)
     i = torch.arange(first, last + 1, device=q.device)
     top = q.new_full((*q.shape[:-1], 1), torch.finfo(q.dtype).min)  # finite: -inf - -inf is NaN
-    total, mixed = torch.zeros_like(top), q.new_zeros(*q.shape[:-1], v.shape[-1])
+    total, mixed, nan = torch.zeros_like(top), q.new_zeros(*q.shape[:-1], v.shape[-1]), 0
     for start in range(low, high, block):
         stop = min(start + block, high)
         seen = _sees(i, torch.arange(start, stop, device=q.device), causal, window)
@@ -123,9 +126,16 @@ def _attend_rows(
         higher = torch.maximum(top, scores.detach().amax(-1, keepdim=True))  # cancels: no gradient
         shrink, weights = torch.exp(top - higher), torch.exp(scores - higher)
         total = shrink * total + weights.sum(-1, keepdim=True)
-        mixed = shrink * mixed + weights @ v[..., start:stop, :]
-        top = higher
-    return mixed / total
+        gain, spoiled = _mix(weights, v[..., start:stop, :], seen)
+        mixed, nan, top = shrink * mixed + gain, nan + spoiled, higher
+    return mixed / total + nan
+
+
+def _mix(weights: Tensor, v: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """weights @ v of the finite values (0 * NaN is NaN), and NaN for the rows that see others."""
+    lost = ~v.isfinite()
+    spoiled = seen.to(v.dtype) @ lost.to(v.dtype) > 0
+    return weights @ v.masked_fill(lost, 0), v.new_zeros(()).masked_fill(spoiled, math.nan)
 
 
 class KVCache(NamedTuple):
@@ -152,11 +162,13 @@ def attend_cached(
     q: (b, c, h, k). k: (b, c, g, k). v: (b, c, g, v). cache: None to start. With a window only the
     last `window` keys and values stay. Keys are cached as they come: rotate them first, with
     positions from cache.position on. The cache is a value, not a buffer: each call copies it.
-    Raises ValueError as `attention` does, and for a cache of another shape or dtype.
+    Raises ValueError as `attention` does, and for a cache that does not fit or is too short.
     """
     past_k, past_v, position = cache or (None, None, 0)
     past = {"cache.k": (past_k, "b t g k"), "cache.v": (past_v, "b t g v")}
     check(q=(q, "b c h k"), k=(k, "b c g k"), v=(v, "b c g v"), **past)
+    _check_window(window)
+    _check_past(0 if past_k is None else past_k.shape[1], position, window)
     position += k.shape[1]
     if cache is not None:
         _check_dtypes(k=k, **{"cache.k": past_k, "cache.v": past_v})
@@ -172,17 +184,20 @@ def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
 
     x: (b, t, h, k), k even. positions: (t,) or (b, t), whole or fractional. Pair i is features i
     and i + k/2, as in Llama's checkpoints, and turns by positions * base^(-2i/k). Su et al. 2021.
-    Raises ValueError for an odd k, complex or integer x, or a base that is not positive.
+    Raises ValueError for an odd k, integer x, complex numbers, or a base that is not positive.
     """
-    check(x=(x, "b t h k"), positions=(positions, "t" if positions.ndim == 1 else "b t"))
+    pattern = "b t" if isinstance(positions, Tensor) and positions.ndim != 1 else "t"
+    check(x=(x, "b t h k"), positions=(positions, pattern))
     check_floating(x=x)
+    if positions.is_complex():
+        raise ValueError(f"positions: expected real numbers, got dtype {positions.dtype}")
     check_number(low=1e-9, base=base)
     if x.shape[-1] % 2:
         raise ValueError(f"x: expected (b, t, h, k) with k even, got shape {tuple(x.shape)}")
     half = x.shape[-1] // 2
     wide = torch.float32 if x.device.type == "mps" else torch.float64  # float32 loses far positions
-    pair = torch.arange(half, device=x.device, dtype=wide)
-    angle = (positions.to(wide).unsqueeze(-1) * base ** (-pair / half)).unsqueeze(-2)
+    rate = base ** (-torch.arange(half, device=x.device, dtype=wide) / half)
+    angle = (positions.to(wide).unsqueeze(-1) * rate).unsqueeze(-2)
     exact = torch.promote_types(x.dtype, torch.float32)
     cos, sin = angle.cos().to(exact), angle.sin().to(exact)
     left, right = x[..., :half], x[..., half:]
@@ -196,9 +211,15 @@ def visible(
     window: int | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Which of t keys each of the last c positions sees: booleans, (c, t)."""
-    keys = torch.arange(t, device=device)
-    return _sees(keys[t - c :], keys, causal, window)
+    """Which of t keys each of the last c positions sees: booleans, (c, t).
+
+    Raises ValueError unless 1 <= c <= t, and for a window below 1.
+    """
+    check_number(low=1, whole=True, t=t)
+    check_number(low=1, high=t, whole=True, c=c)
+    _check_window(window)
+    j = torch.arange(t, device=device)
+    return _sees(j[t - c :], j, causal, window)
 
 
 def _sees(i: Tensor, j: Tensor, causal: bool, window: int | None) -> Tensor:
@@ -228,10 +249,14 @@ def _sdpa(
     if q.is_cuda and (mask is not None or q.dtype not in (torch.float16, torch.bfloat16)):
         # the kernels for masks and float32 do not share heads: they would fall back to all scores
         k, v = _match_heads(q, k, v)
+    options = {"enable_gqa": True} if k.shape[2] != q.shape[2] else {}
+    own, width = v.shape[-1], max(q.shape[-1], v.shape[-1])
+    if q.shape[-1] != own:  # PyTorch's kernels without a score matrix take a single width
+        options["scale"] = q.shape[-1] ** -0.5
+        q, k, v = (F.pad(x, (0, width - x.shape[-1])) for x in (q, k, v))
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    shared = {"enable_gqa": True} if k.shape[1] != q.shape[1] else {}
-    y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, **shared)
-    return y.transpose(1, 2)
+    y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, **options)
+    return y.transpose(1, 2)[..., :own]
 
 
 def _match_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,8 +272,20 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> None:
         raise ValueError(f"q: expected h a multiple of g={g} (from k), got h={h}")
     if c > t:
         raise ValueError(f"q: expected at most t={t} queries (from k), got {c}")
+    _check_window(window)
+
+
+def _check_window(window: int | None) -> None:
     if window is not None:
         check_number(low=1, whole=True, window=window)
+
+
+def _check_past(kept: int, position: int, window: int | None) -> None:
+    check_number(low=kept, whole=True, **{"cache.position": position})
+    wanted = position if window is None else min(position, window - 1)
+    if kept < wanted:
+        told = f"the last {wanted} of {position} tokens (for window={window}), got {kept}"
+        raise ValueError(f"cache: expected {told}")
 
 
 def _check_dtypes(**named: Tensor) -> None:
@@ -259,8 +296,4 @@ def _check_dtypes(**named: Tensor) -> None:
             raise ValueError(f"{name}: expected dtype {dtype} (from {first}), got dtype {x.dtype}")
 
 
-BACKENDS = {
-    "reference": attention_reference,
-    "torch": attention_torch,
-    "tiled": attention_tiled,
-}
+BACKENDS = {"reference": attention_reference, "torch": attention_torch, "tiled": attention_tiled}

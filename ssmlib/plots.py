@@ -136,6 +136,8 @@ def seconds_label(value: float, position: int | None = None) -> str:
 
 def length_label(value: float, position: int | None = None) -> str:
     """128K for 131072 and 1M for 1048576: K is 1024 here; other lengths are written out, 1,500."""
+    if not math.isfinite(value):
+        return f"{value}"
     n = round(value)
     for size, letter in ((2**20, "M"), (2**10, "K")):
         if n >= size and n % size == 0:
@@ -144,8 +146,8 @@ def length_label(value: float, position: int | None = None) -> str:
 
 
 def _prefixed(value: float, unit: str, prefixes: Sequence[str]) -> str:
-    if value == 0:
-        return f"0 {unit}"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g} {unit}"
     rounded = float(f"{value:.3g}")  # 999.9 is 1.00 of the next prefix
     step = min(max(math.floor(math.log10(abs(rounded)) / 3), 0), len(prefixes) - 1)
     return f"{float(f'{rounded / 1000**step:.3g}'):g} {prefixes[step]}{unit}"

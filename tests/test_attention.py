@@ -9,10 +9,13 @@ from ssmlib.attention import (
     KVCache,
     attend_cached,
     attention,
+    attention_reference,
     attention_tiled,
+    attention_torch,
     rotate,
     visible,
 )
+from ssmlib.bench import peak_memory
 
 FAST = [name for name in BACKENDS if name != "reference"]
 LENGTHS = [1, 2, 3, 63, 64, 65, 130, 257]
@@ -76,6 +79,24 @@ def test_values_of_another_width_and_odd_heads(backend, seeded):
     assert_same(with_inputs, args, backend=backend, reference="reference")
 
 
+@pytest.mark.parametrize("width", [4, 16])
+@pytest.mark.parametrize(("causal", "window"), [(True, None), (False, None), (True, 20)])
+@pytest.mark.parametrize("g", [1, 4])
+def test_values_of_another_width_agree_in_every_mask(width, causal, window, g, seeded):
+    args = (*qkv(seeded, 150, g=g, v=width), causal, window)
+    assert_same(attention, args, backend="torch", reference="reference")
+
+
+@pytest.mark.parametrize("width", [16, 64])
+@pytest.mark.parametrize("causal", [True, False])
+def test_values_of_another_width_keep_memory_linear(width, causal, seeded):
+    def held(t):
+        q, k, v = (x.float().requires_grad_() for x in qkv(seeded, t, h=1, g=1, k=32, v=width))
+        return peak_memory(lambda: attention(q, k, v, causal).sum().backward(), device="cpu")
+
+    assert held(2048) < 2.5 * held(1024)  # all scores would be four times as many
+
+
 @pytest.mark.parametrize("block", [1, 3, 64, 1000])
 @pytest.mark.parametrize("window", [None, 10])
 def test_tiles_of_any_size(block, window, seeded):
@@ -120,6 +141,31 @@ def test_the_future_is_unseen(backend, window, seeded):
     after = attention(q, k, v, window=window, backend=backend)
     assert torch.equal(before[:, :100], after[:, :100])
     assert not torch.equal(before[:, 100], after[:, 100])
+
+
+@pytest.mark.parametrize("backend", ["reference", "tiled"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("window", [None, 16])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_not_finite_spoils_only_the_rows_that_see_it(which, window, bad, backend, seeded):
+    inputs = qkv(seeded, 150)
+    clean = attention(*inputs, window=window, backend=backend)
+    inputs[which][:, 100] = bad
+    y = attention(*inputs, window=window, backend=backend)
+    seen = torch.arange(150) == 100 if which == 0 else visible(150, 150, True, window)[:, 100]
+    assert torch.equal(y[:, ~seen], clean[:, ~seen])
+    if which != 1:  # a score of infinity either outshines all others or hides itself
+        assert y[:, seen].isnan().all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "tiled"])
+def test_the_gradient_of_rows_before_a_nan_is_clean_and_of_later_ones_is_not(backend, seeded):
+    q, k, v = (x.requires_grad_() for x in qkv(seeded, 9))
+    spoiled = torch.where((torch.arange(9) == 5)[:, None, None], float("nan"), v)
+    y = attention(q, k, spoiled, backend=backend)
+    past = torch.autograd.grad(y[:, :5].square().sum(), (q, k, v), retain_graph=True)
+    assert all(x.isfinite().all() for x in past)
+    assert torch.autograd.grad(y.square().sum(), q)[0][:, 6:].isnan().all()
 
 
 @pytest.mark.parametrize("backend", list(BACKENDS))
@@ -171,6 +217,33 @@ def test_gradients_flow_through_the_cache(window, seeded):
         backend="torch",
         reference="reference",
     )
+
+
+def test_a_window_may_narrow_but_not_outgrow_the_cache(seeded):
+    q, k, v = qkv(seeded, 10)
+    _, cache = attend_cached(q[:, :9], k[:, :9], v[:, :9], window=4)
+    new = (q[:, 9:], k[:, 9:], v[:, 9:])
+    for window, wanted in ((None, 9), (8, 7), (6, 5)):
+        told = rf"cache: expected the last {wanted} of 9 tokens \(for window={window}\), got 4"
+        with pytest.raises(ValueError, match=told):
+            attend_cached(*new, cache, window)
+    for window in (5, 4, 2):  # a window of 5 is oneself and the four that are there
+        y, _ = attend_cached(*new, cache, window)
+        assert_close(y, attention(q, k, v, window=window)[:, 9:])
+
+
+@pytest.mark.parametrize("position", ["x", 2, 10.0, True, None])
+def test_a_position_that_cannot_be_is_refused(position, seeded):
+    q, k, v = qkv(seeded, 10)
+    with pytest.raises(ValueError, match=r"cache.position: expected a whole number >= 10, got"):
+        attend_cached(q, k, v, KVCache(k, v, position))
+
+
+@pytest.mark.parametrize("window", ["x", 0, 2.5])
+def test_a_window_that_cannot_be_is_refused_beside_a_cache(window, seeded):
+    q, k, v = qkv(seeded, 10)
+    with pytest.raises(ValueError, match="window: expected a whole number >= 1, got"):
+        attend_cached(q, k, v, KVCache(k, v, 10), window)
 
 
 def test_a_windowed_cache_holds_no_more_than_the_window(seeded):
@@ -257,6 +330,20 @@ def test_decoding_compiles_without_a_break(seeded):
     assert cache.position == 9
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("window", [None, 4])
+def test_any_length_compiles_without_a_break(dynamic, window, seeded):
+    torch.compiler.reset()  # of what other tests compiled there may be only so much
+    compiled = torch.compile(
+        attend_cached, fullgraph=True, backend="eager", dynamic=dynamic or None
+    )
+    for t in (7, 9, 70):
+        q, k, v = qkv(seeded, t, v=6)
+        _, cache = compiled(q[:, :5], k[:, :5], v[:, :5], None, window)
+        y, _ = compiled(q[:, 5:], k[:, 5:], v[:, 5:], cache, window)
+        assert_close(y, attention(q, k, v, window=window)[:, 5:])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -272,6 +359,31 @@ def test_wrong_shapes_are_named(change, message, seeded):
     shapes = dict.fromkeys("qkv", (2, 5, 4, 8)) | change
     with pytest.raises(ValueError, match=message):
         attention(**{name: seeded.normal(*shape) for name, shape in shapes.items()})
+
+
+@pytest.mark.parametrize("backend", [attention_reference, attention_torch, attention_tiled])
+def test_each_implementation_checks_for_itself(backend, seeded):
+    q, k, v = qkv(seeded, 5)
+    with pytest.raises(ValueError, match=r"q: expected at most t=4 queries \(from k\), got 5"):
+        backend(q, k[:, :4], v[:, :4])
+    with pytest.raises(ValueError, match=r"window: expected a whole number >= 1, got 0"):
+        backend(q, k, v, window=0)
+    with pytest.raises(ValueError, match=r"k: expected dtype torch.float64 \(from q\), got"):
+        backend(q, k.float(), v)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((5, 3), "c: expected a whole number >= 1 <= 3, got 5"),
+        ((0, 3), "c: expected a whole number >= 1 <= 3, got 0"),
+        ((1, 0), "t: expected a whole number >= 1, got 0"),
+        ((2, 3, True, 0), "window: expected a whole number >= 1, got 0"),
+    ],
+)
+def test_refusals_of_visible(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        visible(*arguments)
 
 
 def test_other_refusals_are_named(seeded):
@@ -321,3 +433,10 @@ def test_refusals_of_rotate(seeded):
         rotate(x, torch.arange(3))
     with pytest.raises(ValueError, match=r"base: expected a finite number >= 1e-09, got 0"):
         rotate(x, positions, base=0)
+    for wrong in ([0, 1, 2, 3], 3, range(4)):
+        with pytest.raises(ValueError, match=r"positions: expected a tensor \(t,\), got"):
+            rotate(x, wrong)
+    with pytest.raises(ValueError, match=r"positions: expected \(b, t\), got shape \(\)"):
+        rotate(x, torch.tensor(3))
+    with pytest.raises(ValueError, match=r"positions: expected real numbers, got dtype torch.co"):
+        rotate(x, positions + 1j)

@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import stat
+import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from ssmlib import bench
 from ssmlib.bench import attention, store
 from ssmlib.bench.__main__ import main
 from ssmlib.bench.cell import Setting, relative_error
+from ssmlib.bench.provenance import KEYS
 
 ROWS = [{"n": 1024, "seconds": 0.5, "backend": "math", "ok": True, "status": None}]
 COMMAND = "python -m ssmlib.bench attention"
@@ -48,8 +52,15 @@ def test_measure_takes_turns_through_its_inputs():
         ({"warmup_s": float("nan")}, "warmup_s: expected"),
         ({"min_repeats": 1}, "min_repeats: expected"),
         ({"min_repeats": 5, "max_repeats": 4}, "max_repeats: expected"),
-        ({"inputs": []}, "at least one tuple"),
+        ({"inputs": []}, "inputs: expected a list of at least one tuple, got list"),
+        ({"inputs": 3}, "inputs: expected a list of at least one tuple, got int"),
+        ({"inputs": torch.ones(2)}, "inputs: expected a list of at least one tuple, got Tensor"),
+        ({"inputs": [(), torch.ones(2)]}, r"inputs\[1\]: expected a tuple, got Tensor"),
         ({"device": "meta"}, "device: expected 'cuda' or 'cpu', got 'meta'"),
+        ({"device": "tpu"}, "device: expected 'cuda' or 'cpu', got 'tpu'"),
+        ({"device": ""}, "device: expected 'cuda' or 'cpu', got ''"),
+        ({"device": 1.5}, r"device: expected 'cuda' or 'cpu', got '1\.5'"),
+        ({"device": "cuda:99"}, "device: expected one of the . CUDA GPUs here, got 'cuda:99'"),
     ],
 )
 def test_measure_refuses(wrong, message):
@@ -128,6 +139,13 @@ def test_a_nan_is_written_as_null_with_a_status(tmp_path):
     ]
 
 
+def test_numpys_numbers_are_numbers(tmp_path):
+    row = {"n": np.int64(3), "x": np.float32(0.5), "nothing": np.float64("nan")}
+    bench.record("x", [row], COMMAND, tmp_path)
+    read = {"n": 3, "x": 0.5, "nothing": None, "status": "not a number: nothing"}
+    assert bench.load_record("x", tmp_path).rows == [read]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -140,6 +158,10 @@ def test_a_nan_is_written_as_null_with_a_status(tmp_path):
         ([{"n": torch.ones(())}], "got Tensor"),
         ([{"n": float("inf")}], "expected a finite number, got inf"),
         ([{1: 2}], "expected keys that are strings, got 1"),
+        ([{"x": 1j}], "expected a string, number or None, got complex"),
+        ([{"x": np.float64("inf")}], "expected a finite number, got inf"),
+        ([{"status": float("nan")}], r"rows\[0\]\['status'\]: expected a string or None, got nan"),
+        ([{"status": 3}], r"rows\[0\]\['status'\]: expected a string or None, got 3"),
     ],
 )
 def test_rows_are_refused(rows, message, tmp_path):
@@ -158,9 +180,42 @@ def test_names_that_could_leave_the_folder_are_refused(name, tmp_path):
             call()
 
 
-def test_a_command_is_wanted(tmp_path):
-    with pytest.raises(ValueError, match="command: expected"):
-        bench.record("x", ROWS, " ", tmp_path)
+@pytest.mark.parametrize("command", [" ", "", None, 3])
+def test_a_command_is_wanted(command, tmp_path):
+    with pytest.raises(ValueError, match="command: expected what was run to get these rows, got"):
+        bench.record("x", ROWS, command, tmp_path)
+
+
+def test_threads_that_record_one_name_do_not_meet(tmp_path, monkeypatch):
+    meet, replace = threading.Barrier(4), os.replace
+
+    def together(*paths):
+        meet.wait(timeout=30)  # all have written, none has renamed
+        replace(*paths)
+
+    monkeypatch.setattr(store.os, "replace", together)
+    failed = []
+
+    def write(n: int) -> None:
+        try:
+            bench.record("x", [{"n": n}], COMMAND, tmp_path, device="cpu")
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert os.listdir(tmp_path) == ["x.json"]
+    assert bench.load_record("x", tmp_path).rows[0]["n"] in range(4)
+
+
+def test_a_record_may_be_read_by_whom_other_files_may(tmp_path):
+    (tmp_path / "other").touch()
+    path = bench.record("x", ROWS, COMMAND, tmp_path)
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
 
 
 @pytest.mark.parametrize("dies", ["os.fsync", "os.replace", "json.dumps"])
@@ -189,9 +244,12 @@ def test_a_missing_record_names_its_command(tmp_path):
     assert bench.records(tmp_path / "absent") == []
 
 
+def _source(**change: object) -> dict[str, object]:
+    return dict.fromkeys(KEYS, "x") | {"dirty": None} | change
+
+
 def _broken(**change: object) -> str:
-    source = dict.fromkeys(store.KEYS, "x")
-    return json.dumps({"name": "attention", "rows": ROWS, "provenance": source} | change)
+    return json.dumps({"name": "attention", "rows": ROWS, "provenance": _source()} | change)
 
 
 @pytest.mark.parametrize(
@@ -205,8 +263,16 @@ def _broken(**change: object) -> str:
         (_broken(rows=[]), "at least one row"),
         (_broken(rows=7), "expected a list of rows, got int"),
         (_broken(rows=[{"n": {}}]), "got dict"),
-        (_broken(provenance={}), "its provenance lacks command, commit"),
-        (_broken(provenance=None), "its provenance lacks"),
+        (_broken(provenance={}), "provenance lacks command, commit"),
+        (_broken(provenance=None), "provenance lacks"),
+        (_broken(provenance=_source(command=" ")), "command: expected what was run to get these"),
+        (_broken(provenance=_source(command=None)), "command: expected what was run to get these"),
+        (_broken(provenance=_source(device=3)), "device: expected str, got 3"),
+        (_broken(provenance=_source(torch=None)), "torch: expected str, got None"),
+        (_broken(provenance=_source(commit=1)), r"commit: expected str \| None, got 1"),
+        (_broken(provenance=_source(dirty="yes")), r"dirty: expected bool \| None, got 'yes'"),
+        (_broken(rows=[{"status": 1}]), "expected a string or None, got 1"),
+        ("[" * 100_000, "damaged"),
         (_broken(more=1), "expected an object with"),
     ],
 )
@@ -216,6 +282,15 @@ def test_a_damaged_record_says_what_is_wrong_and_what_writes_it(content, message
         ValueError, match=rf"{message}.*`python -m ssmlib\.bench attention` writes it"
     ):
         bench.load_record("attention", tmp_path)
+
+
+def test_what_cannot_be_read_says_what_writes_it(tmp_path):
+    (tmp_path / "attention.json").mkdir()
+    with pytest.raises(ValueError, match=r"`python -m ssmlib\.bench attention` writes it"):
+        bench.load_record("attention", tmp_path)
+    assert bench.records(tmp_path) == []
+    with pytest.raises(ValueError, match=r"no suite writes it: `python -m ssmlib\.bench` has"):
+        bench.load_record("a" * 300, tmp_path)
 
 
 def test_bytes_that_are_no_text_are_a_damaged_record(tmp_path):
@@ -253,12 +328,17 @@ def test_the_quick_run_writes_a_record_and_ends_with_its_table(tmp_path, capsys)
         (["attention", "--quick"], "say with --out where"),
         (["attention", "--device", "cpu"], "the full sizes need a CUDA GPU"),
         (["attention", "--device", "meta"], "expected 'cuda' or 'cpu'"),
+        (["attention", "--device", "foo"], "device: expected 'cuda' or 'cpu', got 'foo'"),
     ],
 )
 def test_the_command_refuses(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_every_column_of_the_table_has_a_heading():
+    assert all(heading for heading, *_ in attention.COLUMNS)
 
 
 def test_help_lists_the_suites(capsys):

@@ -21,6 +21,7 @@ from ssmlib.costs import (
     attention_layer_cost,
     balance,
     context_bytes,
+    device_named,
     dtype_bytes,
     kv_cache_bytes,
     linear_cost,
@@ -433,6 +434,21 @@ def test_roofline_is_the_longer_of_computing_and_moving():
     assert all(d.source.startswith("NVIDIA") and "https://" in d.source for d in DEVICES.values())
 
 
+def test_a_device_is_found_by_exactly_the_name_that_its_driver_reports():
+    assert device_named("NVIDIA H200") is DEVICES["H200 SXM"]
+    assert device_named("NVIDIA H100 80GB HBM3") is DEVICES["H100 SXM"]
+    assert device_named("NVIDIA L4") is DEVICES["L4"]
+    others = ("NVIDIA L40S", "NVIDIA H100 PCIe", "NVIDIA H200 NVL", "NVIDIA GeForce RTX 3090", "L4")
+    others += ("Tesla V100-SXM2-16GB", "NVIDIA A100-SXM4-40GB", "CPU AMD EPYC, 2 threads", "")
+    assert [device_named(name) for name in others] == [None] * len(others)
+
+
+def test_every_device_is_reported_by_names_of_its_own():
+    names = [name for device in DEVICES.values() for name in device.reported]
+    assert all(device.reported for device in DEVICES.values())
+    assert len(set(names)) == len(names)
+
+
 def test_prefill_is_limited_by_computing_and_decoding_by_memory():
     heads = {"kv_heads": 8}
     step = attention_cost(1, 64, 128, past=131_071, **heads)
@@ -496,6 +512,7 @@ def test_users_that_fit():
         (lambda: parameters("GPT-5"), "model: expected one of Llama-2-7B, .*, got 'GPT-5'"),
         (lambda: model_cost(None, 3), "model: expected one of .*, got None"),
         (lambda: model_cost(TINY, 0), "length: expected a whole number >= 1, got 0"),
+        (lambda: context_bytes("Mamba-2.8B", 1, dtype="x"), "dtype: expected one of float32.*'x'"),
         (lambda: context_bytes(TINY, 3, state_dtype="f4"), "state_dtype: expected one of .*'f4'"),
         (lambda: users_that_fit(TINY, 3, "H100"), "device: expected one of B200, .*, got 'H100'"),
         (lambda: users_that_fit(TINY, 3, "L4", devices=0), "devices: expected a whole number"),

@@ -132,6 +132,11 @@ def test_a_slope_that_cannot_be_is_refused(x, y):
         (plots.length_label, 2**20, "1M"),
         (plots.length_label, 1500, "1,500"),
         (plots.length_label, 8, "8"),
+        (plots.bytes_label, math.nan, "nan B"),
+        (plots.bytes_label, -math.inf, "-inf B"),
+        (plots.seconds_label, math.inf, "inf s"),
+        (plots.length_label, math.nan, "nan"),
+        (plots.length_label, math.inf, "inf"),
     ],
 )
 def test_labels(label, value, text):

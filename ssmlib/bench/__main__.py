@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         device = default_device(args.device)
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         parser.error(str(error))
     if args.quick and args.out is None:
         parser.error("--quick measures small sizes only: say with --out where the record may go")

@@ -28,16 +28,16 @@ BACKENDS = {
 PASSES = ("forward", "forward+backward")
 FORMS = ("gqa", "grouped")
 COLUMNS = (
-    ("", 6, text("experiment")),
+    ("case", 6, text("experiment")),
     ("n", 7, text("n")),
     ("backend", 7, text("backend")),
-    ("", 16, lambda row: str(row.get("form") or row.get("pass") or "")),
+    ("form, pass", 16, lambda row: str(row.get("form") or row.get("pass") or "")),
     ("ms", 9, number("seconds", 1e3)),
     ("floor ms", 9, number("floor_seconds", 1e3)),
     ("by", 5, text("bound")),
     ("peak MB", 9, number("peak_bytes", 1e-6, ".1f")),
     ("error", 7, number("error", form=".1e")),
-    ("", 0, lambda row: "" if row["status"] == "ok" else str(row["status"])),
+    ("status", 0, lambda row: "" if row["status"] == "ok" else str(row["status"])),
 )
 
 

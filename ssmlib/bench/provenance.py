@@ -7,26 +7,25 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from types import UnionType
 
 import torch
 
 import ssmlib
 from ssmlib.bench.timing import default_device
 
-KEYS = frozenset(
-    (
-        "device",
-        "driver",
-        "torch",
-        "triton",
-        "ssmlib",
-        "python",
-        "date",
-        "commit",
-        "dirty",
-        "command",
-    )
-)
+KEYS: dict[str, type | UnionType] = {
+    "device": str,
+    "driver": str | None,
+    "torch": str,
+    "triton": str | None,
+    "ssmlib": str,
+    "python": str,
+    "date": str,
+    "commit": str | None,
+    "dirty": bool | None,
+    "command": str,
+}
 
 
 def provenance(
@@ -51,6 +50,23 @@ def provenance(
         "dirty": dirty,
         "command": command,
     }
+
+
+def check_provenance(source: object) -> None:
+    """Raise ValueError unless it has everything in KEYS, each of its type, and no empty string."""
+    missing = KEYS.keys() - source.keys() if isinstance(source, dict) else KEYS.keys()
+    if missing:
+        raise ValueError(f"provenance lacks {', '.join(sorted(missing))}")
+    for key, kind in KEYS.items():
+        value = source[key]
+        empty = isinstance(value, str) and not value.strip()
+        if empty or not isinstance(value, kind):
+            wanted = "what was run to get these rows" if key == "command" else _named(kind)
+            raise ValueError(f"{key}: expected {wanted}, got {value!r}")
+
+
+def _named(kind: type | UnionType) -> str:
+    return getattr(kind, "__name__", str(kind))
 
 
 def _version(package: str) -> str | None:

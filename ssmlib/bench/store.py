@@ -1,13 +1,16 @@
 """Measured numbers on disk: rows, and where they come from.
 
 A record is one JSON file, {"name", "rows", "provenance"}, in `ssmlib/results/`, which is package
-data. It is written whole or not at all, and read with every check that it had when written.
+data. It is written whole or not at all. Rows and provenance are checked alike when it is written
+and when it is read.
 """
 
 import json
 import math
+import numbers
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ssmlib.bench.provenance import KEYS, provenance
+from ssmlib.bench.provenance import check_provenance, provenance
 from ssmlib.bench.suites import SUITES, command_for
 
 Row = dict[str, str | int | float | bool | None]
@@ -45,35 +48,34 @@ def record(
 ) -> Path:
     """Write `rows` as the record `name` into the folder `out`, by default the package's own.
 
-    Returns the file. A row is flat: strings, finite numbers, booleans, None. A NaN is written as
-    null, and its row gets a "status" that says so. device is where the rows were measured: by
-    default CUDA if there is one. Raises ValueError for a name that is not letters, digits and
-    underscores, for rows that are not as described, and for an empty command. A file of that name
-    stays as it was if anything fails.
+    Returns the file. A row is flat: strings, finite numbers (NumPy's too), booleans, None. A NaN is
+    written as null, and its row gets a "status", a string, that says so. device is where the rows
+    were measured: by default CUDA if there is one. Raises ValueError for a name that is not
+    letters, digits and underscores, for rows that are not as described, and for an empty command.
+    A file of that name stays as it was if anything fails.
     """
     _check_name(name)
-    if not isinstance(command, str) or not command.strip():
-        raise ValueError(f"command: expected what was run to get these rows, got {command!r}")
-    text = _as_json(name, _clean(rows), provenance(command, device))
+    source = provenance(command, device)
+    check_provenance(source)
+    text = _as_json(name, _clean(rows), source)
     folder = Path(str(_package_folder())) if out is None else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    path, half = folder / f"{name}.json", folder / f".{name}.{os.getpid()}.tmp"
-    try:
+    path = folder / f"{name}.json"
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as own:
+        half = Path(own) / path.name  # beside the record, for only within a disk a rename is whole
         with half.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
     return path
 
 
 def load_record(name: str, folder: str | Path | None = None) -> Record:
     """Read the record `name` from the package, or from `folder`.
 
-    Raises FileNotFoundError if it is not there and ValueError if it is damaged; both say which
-    command writes it.
+    Raises FileNotFoundError if it is not there and ValueError if it is damaged or cannot be read;
+    both say which command writes it.
     """
     _check_name(name)
     place = _package_folder() if folder is None else Path(folder)
@@ -84,11 +86,13 @@ def load_record(name: str, folder: str | Path | None = None) -> Record:
         raise FileNotFoundError(
             f"record {name!r}: not found in {_shown(folder)} (there: {there}); {_remedy(name)}"
         ) from None
+    except OSError as error:
+        raise ValueError(f"record {name!r}: {error.strerror}; {_remedy(name)}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"record {name!r}: damaged, {error}; {_remedy(name)}") from None
     try:
         return _parse(name, text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"record {name!r}: damaged, {error}; {_remedy(name)}") from None
 
 
@@ -97,10 +101,8 @@ def records(folder: str | Path | None = None) -> list[str]:
     place = _package_folder() if folder is None else Path(folder)
     if not place.is_dir():
         return []
-    names = [
-        entry.name.removesuffix(".json") for entry in place.iterdir() if _is_record(entry.name)
-    ]
-    return sorted(names)
+    there = [entry.name for entry in place.iterdir() if entry.is_file()]
+    return sorted(name.removesuffix(".json") for name in there if _is_record(name))
 
 
 def provenance_line(record: Record) -> str:
@@ -148,22 +150,31 @@ def _clean(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
 def _clean_row(i: int, row: Mapping[str, Any]) -> Row:
     if not isinstance(row, Mapping) or not row:
         raise ValueError(f"rows[{i}]: expected a dict that is not empty, got {row!r}")
-    unknown = []
-    for key, value in row.items():
-        if not isinstance(key, str):
-            raise ValueError(f"rows[{i}]: expected keys that are strings, got {key!r}")
-        if not isinstance(value, str | int | float | None):
-            kind = type(value).__name__
-            raise ValueError(f"rows[{i}][{key!r}]: expected a string, number or None, got {kind}")
-        if isinstance(value, float) and math.isinf(value):
-            raise ValueError(f"rows[{i}][{key!r}]: expected a finite number, got {value}")
-        if isinstance(value, float) and math.isnan(value):
-            unknown.append(key)
+    wrong = [key for key in row if not isinstance(key, str)]
+    if wrong:
+        raise ValueError(f"rows[{i}]: expected keys that are strings, got {wrong[0]!r}")
+    status = row.get("status")
+    if not isinstance(status, str | None):
+        raise ValueError(f"rows[{i}]['status']: expected a string or None, got {status!r}")
+    cleaned = {key: _clean_value(f"rows[{i}][{key!r}]", value) for key, value in row.items()}
+    unknown = [key for key, value in cleaned.items() if value != value]  # as only NaN is
     if not unknown:
-        return dict(row)
-    status = row.get("status") or "ok"
-    told = f"not a number: {', '.join(unknown)}" if status == "ok" else status
-    return dict(row) | dict.fromkeys(unknown) | {"status": told}
+        return cleaned
+    told = f"not a number: {', '.join(unknown)}" if status in (None, "", "ok") else status
+    return cleaned | dict.fromkeys(unknown) | {"status": told}
+
+
+def _clean_value(place: str, value: object) -> str | int | float | bool | None:
+    if isinstance(value, str | bool | None):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if not isinstance(value, numbers.Real):
+        kind = type(value).__name__
+        raise ValueError(f"{place}: expected a string, number or None, got {kind}")
+    if math.isinf(value):
+        raise ValueError(f"{place}: expected a finite number, got {value}")
+    return float(value)
 
 
 def _as_json(name: str, rows: list[Row], source: dict[str, Any]) -> str:
@@ -180,11 +191,8 @@ def _parse(name: str, text: str) -> Record:
         raise ValueError("expected an object with name, rows and provenance")
     if content["name"] != name:
         raise ValueError(f"it says that its name is {content['name']!r}")
-    source = content["provenance"]
-    missing = KEYS - set(source) if isinstance(source, dict) else KEYS
-    if missing:
-        raise ValueError(f"its provenance lacks {', '.join(sorted(missing))}")
-    return Record(name, _clean(content["rows"]), source)
+    check_provenance(content["provenance"])
+    return Record(name, _clean(content["rows"]), content["provenance"])
 
 
 def _refuse_constant(constant: str) -> None:

@@ -63,8 +63,9 @@ def measure(
     check_number(low=0, warmup_s=warmup_s, time_s=time_s)
     check_number(low=2, whole=True, min_repeats=min_repeats)
     check_number(low=min_repeats, whole=True, max_repeats=max_repeats)
-    if not callable(fn) or len(inputs) == 0:
-        raise ValueError("fn, inputs: expected something to call, and at least one tuple")
+    if not callable(fn):
+        raise ValueError(f"fn: expected something to call, got {type(fn).__name__}")
+    _check_inputs(inputs)
     device, turns = default_device(device), itertools.cycle(inputs)
 
     def call() -> None:
@@ -121,11 +122,15 @@ def ceilings(
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
     """The device, or CUDA if there is one, or the CPU. Raises ValueError on any other kind."""
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.type not in ("cuda", "cpu"):
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        chosen = torch.device(("cuda" if gpus else "cpu") if device is None else device)
+    except (RuntimeError, TypeError):  # so torch refuses a name that it does not know
+        chosen = None
+    if chosen is None or chosen.type not in ("cuda", "cpu"):
         raise ValueError(f"device: expected 'cuda' or 'cpu', got {str(device)!r}")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: expected 'cpu', for there is no CUDA GPU here, got 'cuda'")
+    if chosen.type == "cuda" and (chosen.index or 0) >= gpus:
+        raise ValueError(f"device: expected one of the {gpus} CUDA GPUs here, got {str(device)!r}")
     return chosen
 
 
@@ -142,6 +147,15 @@ def release(device: torch.device) -> None:
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def _check_inputs(inputs: Sequence[tuple]) -> None:
+    if not isinstance(inputs, Sequence) or isinstance(inputs, str) or len(inputs) == 0:
+        kind = type(inputs).__name__
+        raise ValueError(f"inputs: expected a list of at least one tuple, got {kind}")
+    for i, turn in enumerate(inputs):
+        if not isinstance(turn, tuple):
+            raise ValueError(f"inputs[{i}]: expected a tuple, got {type(turn).__name__}")
 
 
 def _warm_up(call: Callable[[], None], warmup_s: float, device: torch.device) -> float:

@@ -19,7 +19,15 @@ from ssmlib.costs.memory import (
     state_bytes,
     users_that_fit,
 )
-from ssmlib.costs.tables import DEVICES, DTYPES, MODELS, Device, ModelShape, dtype_bytes
+from ssmlib.costs.tables import (
+    DEVICES,
+    DTYPES,
+    MODELS,
+    Device,
+    ModelShape,
+    device_named,
+    dtype_bytes,
+)
 from ssmlib.costs.work import (
     SCAN_FLOPS,
     TRAINING,
@@ -46,6 +54,7 @@ __all__ = [
     "attention_layer_cost",
     "balance",
     "context_bytes",
+    "device_named",
     "dtype_bytes",
     "kv_cache_bytes",
     "linear_cost",

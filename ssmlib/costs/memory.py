@@ -121,6 +121,7 @@ def context_bytes(
     dtype is that of keys and values, state_dtype that of Mamba's and its convolution's states.
     """
     m = find_model(model)
+    find("dtype", dtype, DTYPES)
     find("state_dtype", state_dtype, DTYPES)
     whole(batch=batch)
     whole(low=0, length=length)

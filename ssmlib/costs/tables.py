@@ -28,12 +28,14 @@ class Device:
 
     matmul: FLOP/s of dense (not sparse) 16-bit matrix products that accumulate in float32.
     bandwidth: bytes/s of its memory. memory: bytes, with the vendor's GB read as 10^9.
+    reported: the names by which drivers call it, as `torch.cuda.get_device_name` gives them.
     """
 
     matmul: float
     bandwidth: float
     memory: float
     source: str
+    reported: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("matmul", "bandwidth", "memory"):
@@ -50,6 +52,7 @@ DEVICES: dict[str, Device] = {
         180e9,
         "NVIDIA HGX Blackwell datasheet, one GPU of HGX B200: 4.5 PFLOPS BF16 with sparsity, "
         "https://www.nvidia.com/en-us/data-center/hgx/",
+        ("NVIDIA B200",),
     ),
     "H200 SXM": Device(
         989.5e12,
@@ -57,6 +60,7 @@ DEVICES: dict[str, Device] = {
         141e9,
         "NVIDIA H200 datasheet: 1,979 TFLOPS BF16 with sparsity, "
         "https://www.nvidia.com/en-us/data-center/h200/",
+        ("NVIDIA H200",),
     ),
     "H100 SXM": Device(
         989.5e12,
@@ -64,6 +68,7 @@ DEVICES: dict[str, Device] = {
         80e9,
         "NVIDIA H100 datasheet: 1,979 TFLOPS BF16 with sparsity, "
         "https://www.nvidia.com/en-us/data-center/h100/",
+        ("NVIDIA H100 80GB HBM3",),
     ),
     "A100 80GB SXM": Device(
         312e12,
@@ -71,6 +76,15 @@ DEVICES: dict[str, Device] = {
         80e9,
         "NVIDIA A100 datasheet, https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/"
         "a100/pdf/nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf",
+        ("NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"),
+    ),
+    "A100 80GB PCIe": Device(
+        312e12,
+        1.935e12,
+        80e9,
+        "NVIDIA A100 datasheet, https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/"
+        "a100/pdf/nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf",
+        ("NVIDIA A100 80GB PCIe",),
     ),
     "RTX 4090": Device(
         165.2e12,
@@ -78,6 +92,7 @@ DEVICES: dict[str, Device] = {
         24e9,
         "NVIDIA Ada GPU architecture whitepaper: BF16 with FP32 accumulate, "
         "https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf",
+        ("NVIDIA GeForce RTX 4090",),
     ),
     "L4": Device(
         121e12,
@@ -85,6 +100,7 @@ DEVICES: dict[str, Device] = {
         24e9,
         "NVIDIA L4 datasheet: 242 TFLOPS BF16 with sparsity, "
         "https://www.nvidia.com/en-us/data-center/l4/",
+        ("NVIDIA L4",),
     ),
     "T4": Device(
         65e12,
@@ -92,6 +108,7 @@ DEVICES: dict[str, Device] = {
         16e9,
         "NVIDIA T4 datasheet: FP16, as a T4 has no BF16, https://www.nvidia.com/content/dam/en-zz/"
         "Solutions/Data-Center/tesla-t4/t4-tensor-core-datasheet-951643.pdf",
+        ("Tesla T4",),
     ),
 }
 
@@ -243,3 +260,11 @@ def find_model(model: str | ModelShape) -> ModelShape:
 def find_device(device: str | Device) -> Device:
     """Return the device itself, or the one of that name."""
     return device if isinstance(device, Device) else find("device", device, DEVICES)
+
+
+def device_named(reported: str) -> Device | None:
+    """The device that a driver reports by exactly this name; None for one not in DEVICES.
+
+    Exactly, because an H100 with another memory, or an L40S, is no H100 SXM and no L4.
+    """
+    return next((device for device in DEVICES.values() if reported in device.reported), None)
