@@ -8,9 +8,9 @@ import agreement
 import pytest
 import torch
 from agreement import Seeded, assert_same, error
-from torch.profiler import ProfilerActivity, profile
 
 from ssmlib import discretize, hippo
+from ssmlib.bench.s4 import allocated_at_most
 from ssmlib.convolution import fft_conv
 from ssmlib.s4 import (
     INITS,
@@ -93,19 +93,6 @@ def grads(f, leaves):
 def assert_all_close(got, want, tolerance=1e-10):
     for i, (g, w) in enumerate(zip(got, want, strict=True)):
         assert_close(g, w, tolerance, f"tensor {i}")
-
-
-def peak_bytes(f):
-    """The most that the allocator held during f(), inside operations too, above what was held."""
-    f()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        f()
-    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held, peak = 0, 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 class TestSums:
@@ -399,7 +386,7 @@ class TestSystems:
         b, d, n, t = 2, 32, 64, 8192
         f, args = system(kind, n, d)
         leaves = [narrow(z).requires_grad_() for z in (torch.ones(b, t, d), *args)]
-        peak = peak_bytes(lambda: f(*leaves, backend=backend)[0].sum().backward())
+        peak = allocated_at_most(lambda: f(*leaves, backend=backend)[0].sum().backward())
         assert peak < b * d * (n // 2) * t * 8 / 2  # half of one such tensor
 
     @pytest.mark.parametrize("kind", ["s4", "s4d"])
@@ -409,7 +396,7 @@ class TestSystems:
         args = [narrow(z) for z in args]
         kernel = kernel_dplr if kind == "s4" else kernel_diagonal
         matrix = d * (n // 2) * t * 8
-        assert peak_bytes(lambda: kernel(*args, t)) < matrix / (2 if kind == "s4" else 16)
+        assert allocated_at_most(lambda: kernel(*args, t)) < matrix / (2 if kind == "s4" else 16)
 
     @pytest.mark.parametrize("kind", ["s4", "s4d"])
     def test_refusals(self, kind, seeded):
