@@ -94,6 +94,19 @@ def test_ceilings_name_the_term_that_binds():
     top = bench.Ceilings(copy_bytes_per_s=10.0, matmul_flops_per_s=100.0, dtype="float32")
     assert top.floor(flops=100, n_bytes=5) == (1.0, "flops")
     assert top.floor(flops=10, n_bytes=5) == (0.5, "bytes")
+    assert top.floor(flops=10, n_bytes=5, special=1e9, lanes=1e9) == (0.5, "bytes")
+    top = top._replace(special_per_s=4.0, lanes_per_s=8.0)
+    assert top.floor(flops=10, n_bytes=5, special=3, lanes=7) == (0.875, "lanes")
+    assert top.floor(flops=10, n_bytes=5, special=4, lanes=7) == (1.0, "special")
+
+
+@pytest.mark.gpu
+def test_a_gpu_does_fewer_exponentials_than_multiply_adds():
+    from ssmlib.bench.rates import with_rates
+
+    device = torch.device("cuda")
+    top = with_rates(bench.ceilings(device, time_s=0.05), device, time_s=0.05)
+    assert 1e12 < top.special_per_s < top.lanes_per_s < top.matmul_flops_per_s
 
 
 def test_ceilings_measure_this_machine():

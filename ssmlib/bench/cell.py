@@ -36,6 +36,7 @@ class Cell:
     labels: the row's first columns. draw(size): inputs, batch first, at length `size`. run(*inputs)
     and truth(*inputs) give the same tensors, batch first; truth gets the batch's last member in
     float64, at the length check_at. needs: bytes without which run cannot work, inputs included.
+    special, lanes: exponentials and other instructions of one lane, where those may bind.
     """
 
     labels: dict[str, Any]
@@ -47,15 +48,17 @@ class Cell:
     draw: Callable[[int], tuple[Tensor, ...]]
     run: Callable[..., tuple[Tensor, ...]]
     truth: Callable[..., tuple[Tensor, ...]]
+    special: int = 0
+    lanes: int = 0
 
 
 def fill(cell: Cell, setting: Setting) -> dict[str, Any]:
     """The cell's row: its costs and floor, and the measurement if it could be made.
 
     Columns: seconds, p20, p80, repeats, peak_bytes (above the inputs), flops, bytes, floor_seconds,
-    bound ("flops" or "bytes"), error (relative, at length checked_at) and status.
+    bound (see `Ceilings.floor`), error (relative, at length checked_at) and status.
     """
-    floor, bound = setting.top.floor(cell.flops, cell.n_bytes)
+    floor, bound = setting.top.floor(cell.flops, cell.n_bytes, cell.special, cell.lanes)
     measured = dict.fromkeys(("seconds", "p20", "p80", "repeats", "peak_bytes", "error"))
     counted = {"flops": cell.flops, "bytes": cell.n_bytes, "floor_seconds": floor, "bound": bound}
     with warnings.catch_warnings(record=True) as told:
@@ -72,7 +75,8 @@ def fill(cell: Cell, setting: Setting) -> dict[str, Any]:
 
 def ceiling_row(top: Ceilings) -> dict[str, Any]:
     """The device's ceilings, as a row beside the others."""
-    return {"experiment": "ceilings", **top._asdict(), "status": "ok"}
+    known = {name: value for name, value in top._asdict().items() if value is not None}
+    return {"experiment": "ceilings", **known, "status": "ok"}
 
 
 def relative_error(got: Sequence[Tensor], want: Sequence[Tensor]) -> float:

@@ -32,16 +32,30 @@ class Timing(NamedTuple):
 
 
 class Ceilings(NamedTuple):
-    """What this device does at most: bytes read plus bytes written, and FLOPs, per second."""
+    """What this device does at most, per second: bytes read plus bytes written, and FLOPs.
+
+    special and lanes, where a suite measured them: exponentials, and ordinary instructions of one
+    lane (a fused multiply-add is one), by `ssmlib.bench.rates`.
+    """
 
     copy_bytes_per_s: float
     matmul_flops_per_s: float
     dtype: str
+    special_per_s: float | None = None
+    lanes_per_s: float | None = None
 
-    def floor(self, flops: float, n_bytes: float) -> tuple[float, str]:
-        """The seconds that a call needs at least, and which of "flops" and "bytes" binds."""
-        by_flops, by_bytes = flops / self.matmul_flops_per_s, n_bytes / self.copy_bytes_per_s
-        return (by_flops, "flops") if by_flops > by_bytes else (by_bytes, "bytes")
+    def floor(
+        self, flops: float, n_bytes: float, special: float = 0.0, lanes: float = 0.0
+    ) -> tuple[float, str]:
+        """The seconds that a call needs at least, and which of its four needs binds."""
+        times = {
+            "bytes": n_bytes / self.copy_bytes_per_s,
+            "flops": flops / self.matmul_flops_per_s,
+            "special": special / (self.special_per_s or math.inf),
+            "lanes": lanes / (self.lanes_per_s or math.inf),
+        }
+        bound = max(times, key=times.__getitem__)
+        return times[bound], bound
 
 
 def measure(
