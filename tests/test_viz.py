@@ -18,9 +18,19 @@ from ssmlib.costs import MODELS, context_bytes, parameters
 from ssmlib.discretize import METHODS
 from ssmlib.example import TOKENS, embed
 from ssmlib.palette import PALETTE
-from ssmlib.viz import attention_grid, dt_dial, hippo_draw, kv_calculator, s4_kernel, state_heatmap
+from ssmlib.viz import (
+    attention_grid,
+    dt_dial,
+    hippo_draw,
+    kv_calculator,
+    s4_kernel,
+    selection_dial,
+    selection_text,
+    state_heatmap,
+)
 from ssmlib.viz.figures import RULES
 from ssmlib.viz.host import STATIC, source
+from ssmlib.viz.selection import PRESETS, read_with
 
 MAKE = {
     "attention_grid": attention_grid,
@@ -29,6 +39,10 @@ MAKE = {
     "state_heatmap": lambda: state_heatmap(embed(4)[0]),
     "hippo_draw": hippo_draw,
     "s4_kernel": s4_kernel,
+    "selection_dial": selection_dial,
+    "selection_text": lambda: selection_text(
+        "a few\nletters of some text", {"one": torch.rand(26) + 0.1, "other": [0.5] * 26}
+    ),
 }
 VOID = {"img"}
 
@@ -249,11 +263,33 @@ def test_states_come_as_tensors_arrays_or_lists(convert):
         (lambda: s4_kernel(dt=0.3), "dt: expected a finite number >= 0.001 <= 0.2, got 0.3"),
         (lambda: s4_kernel(weights="two"), "weights: expected one of ones, echo, got 'two'"),
         (lambda: s4_kernel(signal="song"), "signal: expected one of pulse, .* got 'song'"),
+        (lambda: selection_dial("open"), "steps: expected one of alike, .* got 'open'"),
+        (lambda: selection_dial([0.1] * 7), "steps: expected 8 .one for each token., got 7"),
+        (lambda: selection_dial([0.0] * 8), r"steps\[0\]: expected a finite number >= 0.001"),
+        (lambda: selection_dial(a=0.5), "a: expected a finite number >= -16 <= 0.25, got 0.5"),
+        (lambda: selection_dial(rule="euler"), "rule: expected one of zoh, .* got 'euler'"),
+        (lambda: selection_dial(token=8), "token: expected a whole number >= 0 <= 7, got 8"),
+        (lambda: selection_text("", {"a": []}), "text: expected at least one character"),
+        (lambda: selection_text("ab", {}), "steps: expected at least one row"),
+        (lambda: selection_text("ab", {"a": [1]}), "steps.'a'.: expected 2 .t of text., got 1"),
+        (lambda: selection_text("ab", {"a": [1, 0]}), "steps.'a'.: expected positive finite"),
+        (lambda: selection_text("ab", {"a": "no"}), "steps.'a'.: expected 2 numbers, got 'no'"),
+        (lambda: selection_text("ab", {"a": [1, 1]}, "b"), "row: expected one of a, got 'b'"),
+        (lambda: selection_text("ab", {"a": [1, 1]}, place=2), "place: expected a whole number"),
     ],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_reset_at_the_name_leaves_no_trace_of_what_came_before():
+    x = torch.arange(1.0, 9).double()
+    states, weights = read_with(x, PRESETS["door"][1], -1.0, "zoh")
+    torch.testing.assert_close((weights * x).sum(), states[-1])
+    assert weights[:3].abs().max() < 1e-5
+    assert weights[3] / weights.sum() > 0.99
+    assert "has 99.6%" in selection_dial("door").alt
 
 
 def test_a_widget_without_anywidget_says_what_to_install(figure, monkeypatch):

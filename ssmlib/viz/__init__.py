@@ -6,12 +6,15 @@ dt_dial          how Δ, the eigenvalue and the rule of discretization make a me
 state_heatmap    a hidden state as it reads its tokens
 hippo_draw       a signal, and what n coefficients remember of it
 s4_kernel        the poles of a diagonal system, and the kernel they make
+selection_dial   a memory of one number, with a step Δ of its own for each token
+selection_text   the steps that a trained model chose, byte by byte
 """
 
 from ssmlib.viz.figures import attention_grid, dt_dial, kv_calculator, state_heatmap
 from ssmlib.viz.hippo_draw import hippo_draw
 from ssmlib.viz.host import Figure
 from ssmlib.viz.s4_kernel import s4_kernel
+from ssmlib.viz.selection import selection_dial, selection_text
 
 __all__ = [
     "Figure",
@@ -20,5 +23,7 @@ __all__ = [
     "hippo_draw",
     "kv_calculator",
     "s4_kernel",
+    "selection_dial",
+    "selection_text",
     "state_heatmap",
 ]

@@ -221,6 +221,67 @@ def s4_kernel(figure: Locator) -> None:
     assert poles.locator("circle").count() == 1
 
 
+def selection_dial(figure: Locator) -> None:
+    def control(name: str) -> Locator:
+        return figure.get_by_label(name, exact=True)
+
+    step, presets = control("Its step Δ"), control("All steps")
+    control("Rule").select_option("zoh")
+    turn(control("Eigenvalue a"), "−1")
+    presets.select_option("alike")
+    turn(control("Token"), "Ada")
+    aged = number(value(figure, "share"))
+    turn(step, "5")
+    assert math.isclose(number(value(figure, "a_bar")), math.exp(-5), rel_tol=5e-3)
+    assert presets.input_value() == "own"
+    expect(figure.get_by_text("It resets")).to_be_visible()
+    fresh = number(value(figure, "share"))
+    presets.select_option("filler")
+    assert aged < fresh < number(value(figure, "share"))
+    presets.select_option("door")
+    assert number(value(figure, "share")) > 98
+    control("Rule").select_option("exponential_euler")
+    shows(figure, "b_bar", "5")
+    control("Rule").select_option("bilinear")
+    expect(figure.get_by_text("That is no reset")).to_be_visible()
+    control("Rule").select_option("zoh")
+    turn(control("Eigenvalue a"), "0.25")
+    expect(figure.get_by_text("It grows")).to_be_visible()
+    turn(control("Eigenvalue a"), "−1")
+    picture = figure.get_by_role("img").first
+    drag(picture, (6.5 / 8, 0.51), (6.5 / 8, 0.32))  # in the row of steps, upwards
+    assert said(control("Token")) == "call"
+    assert number(said(step)) > 5
+    drag(picture, (0.5 / 8, 0.1), (0.5 / 8, 0.12))  # elsewhere a press only chooses
+    assert said(control("Token")) == "my"
+    assert number(said(step)) == 0.001
+
+
+def selection_text(figure: Locator) -> None:
+    place, rows = (figure.get_by_label(name, exact=True) for name in ("Byte", "Steps of"))
+    total = int(place.get_attribute("max")) + 1
+    now = figure.locator(".bytes .now")
+    place.press("Home")
+    assert said(place) == f"1 of {total}"
+    expect(figure.get_by_text("Byte 1:")).to_be_visible()
+    first = value(figure, "step")
+    place.press("ArrowRight")
+    assert now.count() == 1
+    assert math.isclose(
+        number(value(figure, "half")), math.log(2) / number(value(figure, "step")), rel_tol=2e-2
+    )
+    figure.locator(".bytes span").first.click()
+    shows(figure, "step", first)
+    shade = now.get_attribute("style")
+    options = rows.locator("option").count()
+    rows.select_option(index=options - 1)
+    assert (now.get_attribute("style") != shade) == (options > 1)
+    assert number(value(figure, "range")) >= 1
+    assert rows.locator("option:checked").inner_text() in figure.get_by_role(
+        "img"
+    ).first.get_attribute("aria-label")
+
+
 DRILLS = {
     "attention_grid": attention_grid,
     "kv_calculator": kv_calculator,
@@ -228,4 +289,6 @@ DRILLS = {
     "state_heatmap": state_heatmap,
     "hippo_draw": hippo_draw,
     "s4_kernel": s4_kernel,
+    "selection_dial": selection_dial,
+    "selection_text": selection_text,
 }

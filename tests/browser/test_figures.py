@@ -6,11 +6,30 @@ import torch
 from ssmlib.discretize import METHODS
 from ssmlib.example import embed
 from ssmlib.palette import PALETTE
-from ssmlib.viz import attention_grid, dt_dial, hippo_draw, kv_calculator, s4_kernel, state_heatmap
+from ssmlib.viz import (
+    attention_grid,
+    dt_dial,
+    hippo_draw,
+    kv_calculator,
+    s4_kernel,
+    selection_dial,
+    selection_text,
+    state_heatmap,
+)
+from ssmlib.viz.selection import PRESETS, RULES, read_with
 
 pytestmark = pytest.mark.browser
 
-NAMES = ["attention_grid", "kv_calculator", "dt_dial", "state_heatmap", "hippo_draw", "s4_kernel"]
+NAMES = [
+    "attention_grid",
+    "kv_calculator",
+    "dt_dial",
+    "state_heatmap",
+    "hippo_draw",
+    "s4_kernel",
+    "selection_dial",
+    "selection_text",
+]
 PLAIN = """body { margin: 8px; font: 16px sans-serif }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #eee } }"""
 
@@ -43,6 +62,8 @@ def site(tmp_path_factory, serve):
         state_heatmap(states),
         hippo_draw(),
         s4_kernel(),
+        selection_dial(),
+        selection_text("a few\nletters", {"one": range(1, 14), "other": [0.1] * 13}),
     ]
     (folder / "book.html").write_text(page(BOOK, *figures), encoding="utf-8")
     (folder / "plain.html").write_text(page(PLAIN, *figures), encoding="utf-8")
@@ -177,6 +198,25 @@ def test_the_dials_half_life_ends_at_the_axis(site, visit):
         path = v.figure("dt_dial").locator("[data-part=half]")
         top, bottom = path.evaluate("e => [e.getBBox().y, e.getBBox().y + e.getBBox().height]")
         assert (top, bottom) == (0, 56)
+
+
+def test_the_tokens_steps_make_the_librarys_state(site, visit):
+    from drills import number, turn
+
+    x = embed(1)[0, :, 0]
+    steps = [0.32 if dt == 0.3 else dt for dt in PRESETS["filler"][1]]  # the slider's marks
+    with visit(f"{site}/book.html") as v:
+        dial = v.figure("selection_dial")
+        dial.get_by_label("All steps").select_option("filler")
+        turn(dial.get_by_label("Eigenvalue a"), "−0.5")
+        turn(dial.get_by_label("Token", exact=True), "me")
+        for rule in RULES:
+            dial.get_by_label("Rule").select_option(rule)
+            states, weights = read_with(x, steps, -0.5, rule)
+            share = weights[3].abs() / weights.abs().sum()
+            for key, wanted in (("after", states[-1]), ("share", 100 * share)):
+                shown = number(dial.locator(f"[data-value={key}]").inner_text())
+                assert shown == pytest.approx(wanted.item(), rel=5e-3)
 
 
 def test_a_screen_reader_hears_once_when_the_reader_rests(site, visit):
