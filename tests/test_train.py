@@ -10,12 +10,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ssmlib.mixers.s4 import S4DConfig
 from ssmlib.model import ModelConfig, SequenceConfig
 from ssmlib.tasks import delay, digits
 from ssmlib.train import SCHEDULES, Task, TrainConfig, param_groups, seed_of, train
+from ssmlib.train.checkpoint import read
 from ssmlib.train.step import make_optimizer, make_step
 from ssmlib.train.task import UNSCORED, loss, tally
 
@@ -62,7 +64,7 @@ def test_the_callers_random_numbers_go_on_as_if_nothing_was():
 def test_an_interrupted_run_goes_on_to_the_same_rows(after, tmp_path):
     whole_model = classifier()
     whole = train(whole_model, DIGITS, CONFIG)
-    config = replace(CONFIG, checkpoint=tmp_path / "run.pt", checkpoint_every=3)
+    config = replace(CONFIG, checkpoint=tmp_path / "run.safetensors", checkpoint_every=3)
     with pytest.raises(KeyboardInterrupt):
         train(classifier(), interrupted(DIGITS, after), config)
     model = classifier(seed=99)  # whatever it starts with is replaced
@@ -72,7 +74,7 @@ def test_an_interrupted_run_goes_on_to_the_same_rows(after, tmp_path):
     for got, want in zip(model.parameters(), whole_model.parameters(), strict=True):
         assert torch.equal(got, want)
     assert train(classifier(), DIGITS, config) == whole  # and once more, from the end
-    assert list(tmp_path.iterdir()) == [tmp_path / "run.pt"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "run.safetensors"]
 
 
 KILLED = """
@@ -87,7 +89,7 @@ train(classifier(), DIGITS, config)
 
 
 def test_a_run_killed_with_signal_9_goes_on_to_the_same_rows(tmp_path):
-    path, tests = tmp_path / "run.pt", os.path.dirname(__file__)
+    path, tests = tmp_path / "run.safetensors", os.path.dirname(__file__)
     code = KILLED.format(tests=tests, path=str(path))
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
     limit = time.monotonic() + 120
@@ -96,15 +98,14 @@ def test_a_run_killed_with_signal_9_goes_on_to_the_same_rows(tmp_path):
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    reached = torch.load(path, weights_only=True)["step"]
+    reached = read(path)[0]["step"]
     assert 0 < reached < 4000
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         steps = reached + 5
-        content = torch.load(path, weights_only=True)
         config = replace(CONFIG, steps=4000, checkpoint=path)
-        assert content["identity"] == config.identity()
+        assert read(path)[0]["identity"] == config.identity()
         whole = train(classifier(), until(DIGITS, steps), replace(config, checkpoint=None))
         resumed = train(classifier(), until(DIGITS, steps - reached), config)
     finally:
@@ -125,13 +126,47 @@ def until(task, steps):
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    config = replace(CONFIG, checkpoint=tmp_path / "run.pt")
+    config = replace(CONFIG, checkpoint=tmp_path / "run.safetensors")
     train(classifier(), DIGITS, config)
-    with pytest.raises(ValueError, match=r"checkpoint: expected lr 0.02, got 0.01 in .*run.pt"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint: expected lr 0.02, got 0.01 in .*run.safetensors"
+    ):
         train(classifier(), DIGITS, replace(config, lr=0.02))
     wide = SequenceConfig(10, 9, "S", {"S": S4DConfig(state_size=4)}, d_input=1, pooling="mean")
     with pytest.raises(ValueError, match=r"checkpoint: expected backbone.* \(9.*, got \(8"):
         train(wide.build(), DIGITS, config)
+
+
+def test_a_checkpoint_is_flat_tensors_and_keeps_tied_ones_once(tmp_path):
+    path = tmp_path / "run.safetensors"
+    config = TrainConfig(steps=2, test_batches=1, checkpoint=path)
+    build = ModelConfig(5, 8, "S", {"S": S4DConfig(state_size=4)}).build
+
+    def draw(seed):
+        tokens = torch.randint(0, 5, (2, 6), generator=torch.Generator().manual_seed(seed))
+        return tokens, tokens
+
+    rows = train(model := build(), Task(draw), config)
+    header, tensors = read(path)
+    assert (header["step"], header["rows"]) == (2, rows)
+    assert ("model.embedding.weight" in tensors) != ("model.lm_head.weight" in tensors)
+    assert {"total", "optimizer.0.exp_avg", "optimizer.0.exp_avg_sq"} <= set(tensors)
+    assert train(other := build(), Task(draw), config) == rows
+    assert other.lm_head.weight is other.embedding.weight
+    assert all(map(torch.equal, other.parameters(), model.parameters()))
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors here", None])
+def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
+    path = tmp_path / "run.safetensors"
+    if content is None:
+        save_file({"x": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"checkpoint: expected a file that train wrote, got .*run"
+    ):
+        train(classifier(), DIGITS, replace(CONFIG, checkpoint=path))
 
 
 def test_a_run_that_diverges_ends_with_the_word():
@@ -150,7 +185,7 @@ def test_an_absurd_learning_rate_diverges_or_trains_but_does_not_raise():
 
 
 def test_a_diverged_run_is_not_taken_up_again(tmp_path):
-    config = replace(CONFIG, checkpoint=tmp_path / "run.pt")
+    config = replace(CONFIG, checkpoint=tmp_path / "run.safetensors")
     rows = train(classifier(), until(DIGITS, 6), config)
     assert train(classifier(), DIGITS, config) == rows
 
