@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 import traitlets
+from schedules import SCHEDULES, loop
 
 from ssmlib.costs import MODELS, context_bytes, parameters
 from ssmlib.discretize import METHODS
@@ -24,12 +25,14 @@ from ssmlib.viz import (
     hippo_draw,
     kv_calculator,
     s4_kernel,
+    scan_tree,
     selection_dial,
     selection_text,
     state_heatmap,
 )
 from ssmlib.viz.figures import RULES
 from ssmlib.viz.host import STATIC, source
+from ssmlib.viz.scan import check_scan
 from ssmlib.viz.selection import PRESETS, read_with
 
 MAKE = {
@@ -39,6 +42,7 @@ MAKE = {
     "state_heatmap": lambda: state_heatmap(embed(4)[0]),
     "hippo_draw": hippo_draw,
     "s4_kernel": s4_kernel,
+    "scan_tree": lambda: scan_tree(SCHEDULES),
     "selection_dial": selection_dial,
     "selection_text": lambda: selection_text(
         "a few\nletters of some text", {"one": torch.rand(26) + 0.1, "other": [0.5] * 26}
@@ -263,6 +267,22 @@ def test_states_come_as_tensors_arrays_or_lists(convert):
         (lambda: s4_kernel(dt=0.3), "dt: expected a finite number >= 0.001 <= 0.2, got 0.3"),
         (lambda: s4_kernel(weights="two"), "weights: expected one of ones, echo, got 'two'"),
         (lambda: s4_kernel(signal="song"), "signal: expected one of pulse, .* got 'song'"),
+        (lambda: scan_tree({}), "schedules: expected at least one, got none"),
+        (lambda: scan_tree(SCHEDULES, 5), "length: expected one of 2, 4, 8, 16, 32, got 5"),
+        (lambda: scan_tree(SCHEDULES, 8, follow=9), "follow: expected a whole number >= 0 <= 8"),
+        (lambda: scan_tree({"a": lambda n: []}), r"'a'\], 2 entries: expected entry 1 to end with"),
+        (
+            lambda: scan_tree({"a": lambda n: loop(n) + [[(0, 1)]]}),
+            r"'a'\], 2 entries, round 2: \(0, 1\) joins inputs 0 to 0 with 0 to 1, which do not",
+        ),
+        (
+            lambda: scan_tree({"a": lambda n: [[(1, 0)]]}),
+            r"expected 0 <= i < j < 2, got .* \(1, 0\)",
+        ),
+        (
+            lambda: scan_tree({"a": lambda n: [[(0, 1), (0, 1)]]}),
+            "round 1: two pairs write the same entry",
+        ),
         (lambda: selection_dial("open"), "steps: expected one of alike, .* got 'open'"),
         (lambda: selection_dial([0.1] * 7), "steps: expected 8 .one for each token., got 7"),
         (lambda: selection_dial([0.0] * 8), r"steps\[0\]: expected a finite number >= 0.001"),
@@ -328,3 +348,17 @@ def test_figures_use_the_books_colours_only():
         text = path.read_text()
         assert set(re.findall(r"var\(--(?!lt-)([a-z]+)", text)) <= set(PALETTE) | local, path.name
         assert not re.search(r"#[0-9a-f]{3,8}\b|rgba?\(", text), path.name
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=list(SCHEDULES))
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13, 64, 100])
+def test_the_schedules_are_scans_at_any_length(schedule, n):
+    check_scan(schedule(n), n)
+
+
+def test_the_trees_counts():
+    counts = {name: (sum(map(len, s(1024))), len(s(1024))) for name, s in SCHEDULES.items()}
+    assert counts["loop"] == (1023, 1023)
+    assert counts["Hillis–Steele"] == (9217, 10)
+    assert counts["Blelloch"] == (2036, 19)
+    assert "Blelloch, on 8 entries: 11 combinations" in scan_tree(SCHEDULES).alt

@@ -8,12 +8,14 @@ hippo_draw       a signal, and what n coefficients remember of it
 s4_kernel        the poles of a diagonal system, and the kernel they make
 selection_dial   a memory of one number, with a step Δ of its own for each token
 selection_text   the steps that a trained model chose, byte by byte
+scan_tree        which entries of a scan are combined in which round
 """
 
 from ssmlib.viz.figures import attention_grid, dt_dial, kv_calculator, state_heatmap
 from ssmlib.viz.hippo_draw import hippo_draw
 from ssmlib.viz.host import Figure
 from ssmlib.viz.s4_kernel import s4_kernel
+from ssmlib.viz.scan import scan_tree
 from ssmlib.viz.selection import selection_dial, selection_text
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "hippo_draw",
     "kv_calculator",
     "s4_kernel",
+    "scan_tree",
     "selection_dial",
     "selection_text",
     "state_heatmap",

@@ -282,6 +282,46 @@ def selection_text(figure: Locator) -> None:
     ).first.get_attribute("aria-label")
 
 
+def scan_tree(figure: Locator) -> None:
+    def control(name: str) -> Locator:
+        return figure.get_by_label(name, exact=True)
+
+    back, step = (figure.get_by_role("button", name=name, exact=True) for name in ("Back", "Step"))
+    turn(control("Entries"), "8")
+    turn(control("Follow one entry"), "none")
+    for name, rounds, work in (
+        ("loop", 7, 7),
+        ("Hillis–Steele", 3, 17),
+        ("Blelloch", 5, 11),
+        ("chunks of four", 5, 10),
+    ):
+        control("Algorithm").select_option(name)
+        assert said(control("Rounds done")) == f"{rounds} of {rounds}"
+        shows(figure, "work", f"{work} of {work}")
+        expect(figure.locator(".told")).to_have_text("8 of 8 entries are finished.")
+        assert figure.locator("[data-part=cells] rect").count() == 36
+        turn(control("Rounds done"), f"0 of {rounds}")
+        assert figure.locator("[data-part=cells] rect").count() == 8
+        back.press("Enter")
+        step.press("Enter")
+        shows(figure, "round", f"1 of {rounds}")
+        back.click()
+        shows(figure, "work", f"0 of {work}")
+    turn(control("Follow one entry"), "entry 6")
+    control("Algorithm").select_option("Blelloch")
+    expect(figure.locator(".told")).to_contain_text("inputs 1 to 6; 5 combinations lead to it")
+    assert figure.locator("[data-part=path] path").count() == 5
+    click_at(control("Rounds done"), 0.5)
+    assert 0 < int(said(control("Rounds done")).split()[0]) < 5
+    turn(control("Entries"), "2")
+    shows(figure, "work", "1 of 1")
+    assert said(control("Follow one entry")) == "entry 2"
+    turn(control("Rounds done"), "0 of 1")
+    figure.get_by_role("button", name="Play").press("Enter")
+    expect(figure.locator("[data-value=round]")).to_have_text("1 of 1")
+    turn(control("Entries"), "16")
+
+
 DRILLS = {
     "attention_grid": attention_grid,
     "kv_calculator": kv_calculator,
@@ -291,4 +331,5 @@ DRILLS = {
     "s4_kernel": s4_kernel,
     "selection_dial": selection_dial,
     "selection_text": selection_text,
+    "scan_tree": scan_tree,
 }

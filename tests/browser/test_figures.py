@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from schedules import SCHEDULES
 
 from ssmlib.discretize import METHODS
 from ssmlib.example import embed
@@ -12,6 +13,7 @@ from ssmlib.viz import (
     hippo_draw,
     kv_calculator,
     s4_kernel,
+    scan_tree,
     selection_dial,
     selection_text,
     state_heatmap,
@@ -29,6 +31,7 @@ NAMES = [
     "s4_kernel",
     "selection_dial",
     "selection_text",
+    "scan_tree",
 ]
 PLAIN = """body { margin: 8px; font: 16px sans-serif }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #eee } }"""
@@ -64,6 +67,7 @@ def site(tmp_path_factory, serve):
         s4_kernel(),
         selection_dial(),
         selection_text("a few\nletters", {"one": range(1, 14), "other": [0.1] * 13}),
+        scan_tree(SCHEDULES, 16, follow=3),
     ]
     (folder / "book.html").write_text(page(BOOK, *figures), encoding="utf-8")
     (folder / "plain.html").write_text(page(PLAIN, *figures), encoding="utf-8")
