@@ -10,7 +10,7 @@ import math
 import statistics
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import matplotlib as mpl
@@ -113,6 +113,39 @@ def annotate_provenance(figure: Figure, record: HasLine, width: int = 88) -> Non
     """Write the record's provenance below everything else in the figure, `width` letters a line."""
     text = "\n".join(textwrap.wrap(record.line, width))
     figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=color("muted"))
+
+
+def diagram(
+    ax: Axes, pieces: Mapping[str, tuple[float, float, str]], arrows: Iterable[tuple[str, ...]]
+) -> None:
+    """Draw boxes and what flows between them on bare axes.
+
+    pieces: {label: (x, y, the palette's colour of its edge)}. arrows: (from, to), or (from, to,
+    what flows), by label. Raises ValueError for an arrow from or to no piece.
+    """
+    xs, ys = [x for x, _, _ in pieces.values()], [y for _, y, _ in pieces.values()]
+    ax.set(xlim=(min(xs) - 0.7, max(xs) + 0.7), ylim=(min(ys) - 0.5, max(ys) + 0.5))
+    ax.axis("off")
+    style = {"boxstyle": "round,pad=0.45", "fc": color("panel"), "lw": 1.6}
+    drawn = {
+        label: ax.text(x, y, label, ha="center", va="center", bbox=style | {"ec": color(hue)})
+        for label, (x, y, hue) in pieces.items()
+    }
+    for start, end, *flows in arrows:
+        for label in (start, end):
+            if label not in pieces:
+                raise ValueError(f"arrows: expected one of {', '.join(pieces)}, got {label!r}")
+        tail, head = pieces[start][:2], pieces[end][:2]
+        way = {"arrowstyle": "-|>", "color": color("muted"), "shrinkA": 2, "shrinkB": 2}
+        way |= {"patchA": drawn[start].get_bbox_patch(), "patchB": drawn[end].get_bbox_patch()}
+        ax.annotate("", head, tail, arrowprops=way)
+        (x0, y0), (x1, y1) = ax.transData.transform([tail, head])
+        aside = 11 / math.hypot(x1 - x0, y1 - y0)  # points, to the left of the arrow
+        offset = (-aside * (y1 - y0), aside * (x1 - x0))
+        middle = ((tail[0] + head[0]) / 2, (tail[1] + head[1]) / 2)
+        for text in flows:
+            place = {"xytext": offset, "textcoords": "offset points", "color": color("state")}
+            ax.annotate(text, middle, ha="center", va="center", **place)
 
 
 def length_axis(ax: Axes, lengths: Sequence[int], label: str = "length n (tokens)") -> None:

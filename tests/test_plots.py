@@ -168,3 +168,21 @@ def test_provenance_stands_inside_the_figure_below_the_axes(style):
     assert box.y0 >= 0
     assert box.x1 <= figure.bbox.width
     assert box.y1 <= ax.xaxis.label.get_window_extent().y0
+
+
+def test_a_diagram_has_its_boxes_its_arrows_and_what_flows(style):
+    figure, ax = plt.subplots()
+    plots.diagram(
+        ax,
+        {"a": (0, 0, "state"), "b": (2, 1, "input")},
+        [("a", "b"), ("a", "b", "Δ")],
+    )
+    figure.canvas.draw()
+    written = [text.get_text() for text in ax.texts]
+    assert written[:2] == ["a", "b"]
+    assert "Δ" in written
+    assert (
+        sum(text.arrow_patch is not None for text in ax.texts if hasattr(text, "arrow_patch")) == 2
+    )
+    with pytest.raises(ValueError, match="arrows: expected one of a, b, got 'c'"):
+        plots.diagram(ax, {"a": (0, 0, "state"), "b": (1, 0, "state")}, [("a", "c")])
