@@ -79,14 +79,14 @@ class TrainConfig:
 def param_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
     """Three groups for AdamW: matrices; vectors and scalars, without decay; and slow parameters.
 
-    A module names in `slow` those of its own parameters that set time scales: a step that is right
-    for a weight matrix throws them far, and decay would pull them to an arbitrary value. They get
-    min(lr, slow_lr) (Gu, Goel and Ré 2022, appendix).
+    A module names in `slow` those of its parameters that set time scales, as `named_parameters`
+    does: a step that is right for a weight matrix throws them far, and decay would pull them to an
+    arbitrary value. They get min(lr, slow_lr) (Gu, Goel and Ré 2022, appendix).
     """
     slow = {
         id(own)
         for module in model.modules()
-        for name, own in module.named_parameters(recurse=False)
+        for name, own in module.named_parameters()
         if name in getattr(module, "slow", ())
     }
     learned = [p for p in model.parameters() if p.requires_grad]

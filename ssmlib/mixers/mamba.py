@@ -1,0 +1,201 @@
+r"""Mamba: a diagonal system whose B, C and dt are functions of its input, with a gate.
+
+    x, z = in_proj(x)
+    x = silu(conv1d(x))                       causal, one short filter per channel
+    dt, B, C = x_proj(x);  dt = dt_proj(dt)   what is not selective is a constant instead
+    y = scan(x, softplus(dt + bias), -exp(A_log), B, C) + D x
+    y = out_proj(y silu(z))
+
+Parameters are called as in mamba_ssm and transformers. Source: Gu and Dao 2023, section 3.4 and
+appendix B. `MambaConfig` can leave out each piece by itself, which is how the book measures it.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmlib.convolution import causal_conv1d
+from ssmlib.s4.initial import timescales
+from ssmlib.selective_scan import selective_scan
+from ssmlib.shapes import check, check_number
+
+SELECTIVE = ("dt", "B", "C")
+DT_FLOOR = 1e-4
+
+
+@dataclass(frozen=True)
+class MambaConfig:
+    """What a Mamba layer is made of; as it stands, the one that was published.
+
+    state_size n: numbers of state per channel. conv_width: taps, 2 to 16, or None for no
+    convolution. expand: channels e = expand * d_model. dt_rank r: of dt's two matrices; None for
+    d_model / 16, rounded up. dt_min, dt_max: where dt starts, log-uniformly; at least 1e-4.
+    selective: which of "dt", "B", "C" depend on the token; the others are learned constants, of
+    every channel its own. With () the system is linear and time invariant. gated: y is multiplied
+    by silu(z). backend: of `selective_scan` and `causal_conv1d`.
+    """
+
+    state_size: int = 16
+    conv_width: int | None = 4
+    expand: int = 2
+    dt_rank: int | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 0.1
+    selective: tuple[str, ...] = SELECTIVE
+    gated: bool = True
+    backend: str = "auto"
+
+    def build(self, d_model: int) -> "Mamba":
+        return Mamba(d_model, self)
+
+
+class MambaState(NamedTuple):
+    """The last w - 1 inputs of the convolution, (b e w-1), None if there is none; h, (b e n)."""
+
+    conv: Tensor | None
+    ssm: Tensor | None
+
+
+class Mamba(nn.Module):
+    """x (b t d) and what came before, or None, to y (b t d) and the next state.
+
+    Raises ValueError for sizes out of range, an unknown name in selective, and a state of other
+    sizes. `slow` are the parameters that set time scales, see `ssmlib.train.param_groups`.
+    """
+
+    slow = ("A_log", "dt_proj.bias", "dt_bias", "B")
+
+    def __init__(self, d: int, config: MambaConfig):
+        super().__init__()
+        c = config
+        rank = -(-d // 16) if c.dt_rank is None else c.dt_rank
+        check_number(low=1, whole=True, state_size=c.state_size, expand=c.expand, dt_rank=rank)
+        _check_selective(c.selective)
+        e, n = c.expand * d, c.state_size
+        self.config, self.d_state = config, n
+        self.in_proj = nn.Linear(d, 2 * e if c.gated else e, bias=False)
+        if c.conv_width is not None:
+            check_number(low=2, high=16, whole=True, conv_width=c.conv_width)
+            self.conv1d = nn.Conv1d(e, e, c.conv_width, groups=e)  # holds weights, is never called
+        sizes = {"dt": rank, "B": n, "C": n}
+        self.parts = {name: sizes[name] for name in SELECTIVE if name in c.selective}
+        if self.parts:
+            self.x_proj = nn.Linear(e, sum(self.parts.values()), bias=False)
+        bias = inverse_softplus(_steps(e, c)).float()
+        if "dt" in self.parts:
+            self.dt_proj = nn.Linear(rank, e)
+            nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
+            self.dt_proj.bias = nn.Parameter(bias)
+        else:
+            self.dt_bias = nn.Parameter(bias)
+        if "B" not in self.parts:
+            self.B = nn.Parameter(torch.ones(e, n))
+        if "C" not in self.parts:
+            self.C = nn.Parameter(torch.randn(e, n))
+        self.A_log = nn.Parameter(torch.arange(1, n + 1).float().log().repeat(e, 1))
+        self.D = nn.Parameter(torch.ones(e))
+        self.out_proj = nn.Linear(e, d, bias=False)
+
+    def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
+        x, z, conv = self._inputs(x, state)
+        dt, B, C = self._select(x)
+        y, ssm = selective_scan(
+            x,
+            dt,
+            -torch.exp(_wide(self.A_log)),
+            B,
+            C,
+            self.D,
+            z,
+            self._dt_bias(),
+            dt_softplus=True,
+            state=None if state is None else state.ssm,
+            backend=self.config.backend,
+        )
+        return self.out_proj(y), MambaState(conv, ssm)
+
+    def delta(self, x: Tensor, state: MambaState | None = None) -> Tensor:
+        """The time steps softplus(dt + bias) with which `forward` would read x: (b t e), float32.
+
+        How far each channel's clock runs at each token: near 0 it ignores the token and holds what
+        it has, large it forgets and takes the token in.
+        """
+        x, _, _ = self._inputs(x, state)
+        return F.softplus(_wide(self._select(x)[0]) + _wide(self._dt_bias()))
+
+    def _inputs(
+        self, x: Tensor, state: MambaState | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The channels that enter the scan and those that gate it, (b t e), and the conv state."""
+        self._check(x, state)
+        x, z = self.in_proj(x).chunk(2, dim=-1) if self.config.gated else (self.in_proj(x), None)
+        if self.config.conv_width is None:
+            return F.silu(x), z, None
+        x, conv = causal_conv1d(
+            x,
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            activation="silu",
+            state=None if state is None else state.conv,
+            backend=self.config.backend,
+        )
+        return x, z, conv
+
+    def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """dt (b t e) before its bias; B and C (b t n), or (b t e n) where a channel has its own."""
+        b, t, e = x.shape
+        made: dict[str, Tensor] = {}
+        if self.parts:
+            pieces = self.x_proj(x).split(list(self.parts.values()), dim=-1)
+            made = dict(zip(self.parts, pieces, strict=True))
+        dt = F.linear(made["dt"], self.dt_proj.weight) if "dt" in made else x.new_zeros(1, 1, 1)
+        B, C = (made[name] if name in made else self._constant(name, x) for name in "BC")
+        if B.ndim != C.ndim:  # one of the two is every channel's own, so both are given as such
+            B, C = (v if v.ndim == 4 else v[:, :, None].expand(b, t, e, -1) for v in (B, C))
+        return dt.expand(b, t, e), B, C
+
+    def _constant(self, name: str, x: Tensor) -> Tensor:
+        return getattr(self, name).expand(*x.shape[:2], -1, -1)
+
+    def _dt_bias(self) -> Tensor:
+        return self.dt_proj.bias if "dt" in self.parts else self.dt_bias
+
+    def _check(self, x: Tensor, state: MambaState | None) -> None:
+        d, e = self.in_proj.in_features, len(self.D)
+        check(x=(x, f"b t {d}"))
+        if state is None:
+            return
+        if not isinstance(state, MambaState):
+            raise ValueError(f"state: expected a MambaState or None, got {type(state).__name__}")
+        width = self.config.conv_width
+        if (state.conv is None) != (width is None):
+            wanted = "None, as conv_width is" if width is None else f"(b, {e}, {width - 1})"
+            came = "None" if state.conv is None else f"shape {tuple(state.conv.shape)}"
+            raise ValueError(f"state.conv: expected {wanted}, got {came}")
+        kept = {"state.conv": (state.conv, f"b {e} {(width or 1) - 1}")}
+        check(x=(x, "b t d"), **kept, **{"state.ssm": (state.ssm, f"b {e} {self.d_state}")})
+
+
+def inverse_softplus(y: Tensor) -> Tensor:
+    """The x with log(1 + e^x) = y > 0, accurate also where y is tiny."""
+    return y + torch.log(-torch.expm1(-y))
+
+
+def _steps(e: int, config: MambaConfig) -> Tensor:
+    check_number(low=DT_FLOOR, dt_min=config.dt_min)  # below, half precision loses the bias
+    check_number(low=config.dt_min, dt_max=config.dt_max)
+    return timescales(e, config.dt_min, config.dt_max)
+
+
+def _check_selective(selective: tuple[str, ...]) -> None:
+    unknown = [name for name in selective if name not in SELECTIVE]
+    if isinstance(selective, str) or unknown:
+        known = ", ".join(SELECTIVE)
+        raise ValueError(f"selective: expected a tuple of {known}, got {selective!r}")
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
