@@ -1,0 +1,107 @@
+"""One token of the selective scan, for decoding: as a function, and in place."""
+
+from torch import Tensor
+
+from ssmlib.backends import resolve
+from ssmlib.selective_scan.checks import check_inputs, working_dtype
+from ssmlib.selective_scan.function import BACKENDS
+from ssmlib.selective_scan.operator import step_by, step_by_, wants_grad
+from ssmlib.shapes import check
+
+
+def selective_scan_step(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    *,
+    state: Tensor,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Take one token; return y (b d) and the next state (b d n): `selective_scan` at t = 1.
+
+    x, dt, z (b d). B, C (b n) or (b g n). state (b d n), and all else, as in `selective_scan`.
+    Without Triton this is that very call; with it, a kernel of its own where no gradient is wanted.
+    Raises ValueError as `selective_scan` does.
+    """
+    B, C = _check(x, dt, A, B, C, D, z, dt_bias, state)
+    chosen = resolve(backend, x, default="torch", available=BACKENDS)
+    if chosen == "triton" and not wants_grad(x, dt, A, B, C, D, z, dt_bias, state):
+        return step_by(chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+    x, dt, B, C, z = (None if v is None else v.unsqueeze(1) for v in (x, dt, B, C, z))
+    y, last = BACKENDS[chosen](x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, None)
+    return y.squeeze(1), last
+
+
+def selective_scan_step_(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    *,
+    state: Tensor,
+    backend: str = "auto",
+) -> Tensor:
+    """Take one token, and write the next state over `state`; return y (b d).
+
+    Nothing is allocated but y, and no value waits for the GPU, so a CUDA graph can hold it.
+    Arguments as in `selective_scan_step`. Raises ValueError as it does, also where autograd would
+    have to remember the state that is written over, and where the state is narrower than the rest.
+    """
+    tensors = (x, dt, A, B, C, D, z, dt_bias)
+    if wants_grad(*tensors, state):
+        raise ValueError(
+            "state: expected no gradients, which cannot go through a state that is overwritten;"
+            " call selective_scan_step, or this under torch.no_grad()"
+        )
+    B, C = _check(x, dt, A, B, C, D, z, dt_bias, state)
+    wide = working_dtype(*tensors, state)
+    if state.dtype != wide:
+        raise ValueError(f"state: expected dtype {wide} (the widest input), got {state.dtype}")
+    chosen = resolve(backend, x, default="torch", available=BACKENDS)
+    if chosen == "triton":
+        return step_by_(chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+    args = (x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    y, last = selective_scan_step(*args, state=state, backend=chosen)
+    state.copy_(last)
+    return y
+
+
+def _check(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As `check_inputs`, without an axis of time; B and C come back as (b g n)."""
+    groups = ["b g n" if isinstance(M, Tensor) and M.ndim == 3 else "b n" for M in (B, C)]
+    check(
+        x=(x, "b d"),
+        dt=(dt, "b d"),
+        A=(A, "d n"),
+        B=(B, groups[0]),
+        C=(C, groups[1]),
+        z=(z, "b d"),
+        state=(state, "b d n"),
+    )
+    if state is None:
+        raise ValueError("state: expected a tensor (b, d, n), got NoneType")
+    sequence = [None if v is None else v.unsqueeze(1) for v in (x, dt, B, C, z)]
+    x, dt, B, C, z = sequence
+    B, C = check_inputs(x, dt, A, B, C, D, z, dt_bias, state, None)
+    return B.squeeze(1), C.squeeze(1)
