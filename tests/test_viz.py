@@ -34,6 +34,7 @@ from ssmlib.viz.figures import RULES
 from ssmlib.viz.host import STATIC, source
 from ssmlib.viz.scan import check_scan
 from ssmlib.viz.selection import PRESETS, read_with
+from ssmlib.viz.traffic import CALLS, D, N, T, draw, traffic
 
 MAKE = {
     "attention_grid": attention_grid,
@@ -362,3 +363,45 @@ def test_the_trees_counts():
     assert counts["Hillis–Steele"] == (9217, 10)
     assert counts["Blelloch"] == (2036, 19)
     assert "Blelloch, on 8 entries: 11 combinations" in scan_tree(SCHEDULES).alt
+
+
+def test_the_traffic_of_a_kernel_is_counted_from_its_run():
+    state, token, size = T * D * N * 4, T * D * 4, 4
+    spread, fused, saving = (
+        traffic(f"{name}") for name in ("spread_scan", "fused_scan", "fused_saving")
+    )
+    assert spread.moved("load") == 2 * state
+    assert spread.moved("store") == state
+    blocks = 2  # each reads all of B and C
+    assert fused.moved("load") == 2 * token + blocks * 2 * T * N * size + D * N * size
+    assert fused.moved("store", "y") == token
+    assert saving.moved("store", "saved") == T // 4 * D * N * size
+    back = traffic("fused_backward")
+    assert back.moved("load", "x") == 2 * token  # once for the states, once for the gradients
+    assert back.moved("load", "dy") == back.moved("store", "dx") == token
+    assert back.moved("load", "chunk") == back.moved("store", "chunk") == state
+    assert back.touched("store") == ["chunk", "dC", "dB", "dx", "ddt", "dA"]
+    assert traffic("step").moved("store", "h") == D * N * size
+
+
+def test_traffic_is_traced_in_another_process_where_kernels_are_compiled(monkeypatch):
+    here = traffic("step")
+    monkeypatch.setattr("ssmlib.viz.traffic.interpreting", lambda: False)
+    there = traffic("step")
+    assert there.tensors == here.tensors
+    assert there.accesses == here.accesses
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_traffic_is_drawn(name):
+    from matplotlib.figure import Figure
+
+    seen = traffic(name)
+    ax = Figure().subplots()
+    draw(ax, {name: seen})
+    assert len(ax.images) == len(seen.touched("load")) + len(seen.touched("store"))
+
+
+def test_an_unknown_rung_is_named():
+    with pytest.raises(ValueError, match=r"name: expected one of tile_scan, .* got 'top'"):
+        traffic("top")
