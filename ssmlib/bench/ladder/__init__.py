@@ -6,7 +6,7 @@
 `crossover`: the scan and causal attention at as many tokens, cut into sequences of length n.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ COLUMNS = (
     ("error", 7, number("error", form=".1e")),
     ("", 0, lambda row: "" if row["status"] == "ok" else str(row["status"])),
 )
+PARTS = ("rung", "footprint", "launch", "crossover")
 RUNG = Shape(8, 4096, 2048, 16)
 LAUNCH = Shape(1, 1536, 2048, 16)
 TOKENS, WIDTH = 65536, 1024  # of a crossover: tokens in all, and the model's width
@@ -41,13 +42,17 @@ def run(
     quick: bool = False,
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
+    parts: Collection[str] = PARTS,
 ) -> list[dict[str, Any]]:
-    """All rows of the suite. quick=True takes tiny sizes. progress gets a line after each row."""
+    """The ceilings, and the rows of these parts of the suite. quick=True takes tiny sizes.
+
+    progress is called with a line of text after each row.
+    """
     device = default_device(device)
     seconds = (0.0, 0.01) if quick else (0.05, 0.2)
     setting = Setting(device, ceilings(device, time_s=seconds[1]), *seconds)
     rows = [ceiling_row(setting.top)]
-    for row in _rows(setting, quick):
+    for row in _rows(setting, quick, parts):
         rows.append(row)
         if progress is not None:
             progress(table([row], COLUMNS, head=False))
@@ -60,23 +65,25 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return f"copy {top['copy_bytes_per_s'] / 1e12:.3f} TB/s\n{table(others, COLUMNS)}"
 
 
-def _rows(setting: Setting, quick: bool) -> Iterator[dict[str, Any]]:
+def _rows(setting: Setting, quick: bool, parts: Collection[str]) -> Iterator[dict[str, Any]]:
     on_gpu = setting.device.type == "cuda"
-    shape = Shape(2, 8, 16, 4) if quick else RUNG
-    forms = [f for f in FORMS if on_gpu or interpreting() or f in ("loop", "doubling", "library")]
-    for form in forms:
-        yield fill(rung_cell(shape, form, setting.device), setting)
-    if on_gpu:
+    if "rung" in parts:
+        shape = Shape(2, 8, 16, 4) if quick else RUNG
+        plain = ("loop", "doubling", "library")
+        for form in (f for f in FORMS if on_gpu or interpreting() or f in plain):
+            yield fill(rung_cell(shape, form, setting.device), setting)
+    if "footprint" in parts and on_gpu:
         yield from footprints(setting, quick)
+    if "launch" in parts and on_gpu:
         yield from launches(setting, Shape(1, 64, 64, 4) if quick else LAUNCH)
-    tokens, width = (64, 16) if quick else (TOKENS, WIDTH)
-    n = 16 if quick else 512
-    while n <= tokens:
-        for form in ("scan", "attention"):
-            for which in ("forward", "forward+backward"):
-                cell = crossover_cell(tokens, width, n, form, which, setting.device)
-                yield fill(cell, setting)
-        n *= 2
+    if "crossover" in parts:
+        tokens, width, n = (64, 16, 16) if quick else (TOKENS, WIDTH, 512)
+        while n <= tokens:
+            for form in ("scan", "attention"):
+                for which in ("forward", "forward+backward"):
+                    cell = crossover_cell(tokens, width, n, form, which, setting.device)
+                    yield fill(cell, setting)
+            n *= 2
 
 
 __all__ = ["CALLS", "FORMS", "RUNG", "Shape", "moved", "run", "summary"]
