@@ -1,4 +1,4 @@
-r"""Causal convolution along time: $y_t = \sum_{i \ge 0} K_i x_{t-i}$, one kernel per channel.
+r"""Causal convolution with a kernel of any length: $y_t = \sum_{i \ge 0} K_i x_{t-i}$.
 
 - `direct_conv`: the definition, every product; t times the kernel's length per channel.
 - `fft_conv`: the same sum through the frequency domain, in O(t log t) per channel.

@@ -1,0 +1,101 @@
+"""`causal_conv1d`: the contract, its checks, which form runs; and one token of it, for decoding."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ssmlib.backends import resolve
+from ssmlib.convolution.operator import conv_by
+from ssmlib.convolution.taps import reference
+from ssmlib.shapes import check, check_floating
+
+WIDTHS = range(2, 17)
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Convolve each channel of x with w taps of its own; return y (b t d) and the next state.
+
+    y_t = f(bias + sum_i weight_i x_{t-w+1+i}): the last tap is for the token itself. f is silu with
+    activation "silu", nothing with None. x (b t d), weight (d w) with 2 <= w <= 16, bias (d,).
+    state (b d w-1), of the dtype of x, is the w - 1 inputs before the first, oldest first; zero if
+    None. The state that comes back is the last w - 1 inputs, from before x too where t < w - 1.
+    cu_seqlens (s+1,), int32 or int64, increases from 0 to t: then b = 1, s sequences stand one
+    after the other, and state is (s d w-1), in and out.
+
+    Half precision is computed in float32; y has the dtype of x. Differentiable, once, in all but
+    cu_seqlens. Raises ValueError for shapes that disagree, an empty sequence, another width or
+    activation, dtypes that are not real floating point, a state of another dtype than x, a backend
+    that is unknown or cannot run; on a CPU, and outside of torch.compile, also for values of
+    cu_seqlens that do not cut up t.
+    """
+    _check(x, weight, bias, activation, state, cu_seqlens)
+    chosen = resolve(backend, x, default="torch", available=BACKENDS)
+    return BACKENDS[chosen](x, weight, bias, activation == "silu", state, cu_seqlens)
+
+
+def _by(backend: str, *args) -> tuple[Tensor, Tensor]:
+    return conv_by(*args, backend)
+
+
+BACKENDS = {
+    "reference": reference,
+    "torch": partial(_by, "torch"),
+    "triton": partial(_by, "triton"),
+}
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> None:
+    check(
+        x=(x, "b t d"),
+        weight=(weight, "d w"),
+        bias=(bias, "d"),
+        state=(state, "b d k" if cu_seqlens is None else "s d k"),
+        cu_seqlens=(cu_seqlens, "n"),
+    )
+    check_floating(x=x, weight=weight, bias=bias, state=state)
+    w = weight.shape[1]
+    if w not in WIDTHS:
+        raise ValueError(f"weight: expected (d, w) with 2 <= w <= 16, got w={w}")
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation: expected None or 'silu', got {activation!r}")
+    if state is not None and state.shape[2] != w - 1:
+        told = f"w - 1 = {w - 1} inputs of each channel (from weight)"
+        raise ValueError(f"state: expected {told}, got shape {tuple(state.shape)}")
+    if state is not None and state.dtype != x.dtype:
+        raise ValueError(f"state: expected dtype {x.dtype} (from x), got dtype {state.dtype}")
+    if cu_seqlens is not None:
+        _check_packing(cu_seqlens, x, state)
+
+
+def _check_packing(cu_seqlens: Tensor, x: Tensor, state: Tensor | None) -> None:
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        came = cu_seqlens.dtype
+        raise ValueError(f"cu_seqlens: expected dtype int32 or int64, got dtype {came}")
+    if len(cu_seqlens) < 2:
+        raise ValueError(f"cu_seqlens: expected at least 2 boundaries, got {len(cu_seqlens)}")
+    if x.shape[0] != 1:
+        raise ValueError(f"x: expected b=1 with cu_seqlens, got b={x.shape[0]}")
+    s, t = len(cu_seqlens) - 1, x.shape[1]
+    if state is not None and len(state) != s:
+        raise ValueError(f"state: expected s={s} sequences (from cu_seqlens), got {len(state)}")
+    if cu_seqlens.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if cu_seqlens[0] != 0 or cu_seqlens[-1] != t or not (cu_seqlens.diff() > 0).all():
+        told = f"boundaries that increase from 0 to t={t} (from x)"
+        raise ValueError(f"cu_seqlens: expected {told}, got {cu_seqlens.tolist()}")
