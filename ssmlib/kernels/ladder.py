@@ -81,17 +81,17 @@ def fused_scan_kernel(
     own, inside = channel < d, (k < n) & (channel < d)[None, :]
     A = tl.load(A_ptr + channel[None, :] * n + k, mask=inside, other=0.0)
     h = tl.zeros((N, D), tl.float32)
-    for step in range(t):
-        token = tl.program_id(0).to(tl.int64) * t + step
-        if step % S == 0:
-            chunk = tl.program_id(0).to(tl.int64) * tl.cdiv(t, S) + step // S
-            tl.store(saved_ptr + (chunk * d + channel[None, :]) * n + k, h, mask=inside)
-        x = tl.load(x_ptr + token * d + channel, mask=own, other=0.0).to(tl.float32)
-        dt = tl.load(dt_ptr + token * d + channel, mask=own, other=0.0).to(tl.float32)
-        B = tl.load(B_ptr + token * n + k, mask=k < n, other=0.0).to(tl.float32)
-        C = tl.load(C_ptr + token * n + k, mask=k < n, other=0.0).to(tl.float32)
-        h = tl.exp(dt[None, :] * A) * h + (dt * x)[None, :] * B
-        tl.store(y_ptr + token * d + channel, tl.sum(C * h, axis=0), mask=own)
+    for c in range(tl.cdiv(t, S)):
+        chunk = tl.program_id(0).to(tl.int64) * tl.cdiv(t, S) + c
+        tl.store(saved_ptr + (chunk * d + channel[None, :]) * n + k, h, mask=inside)
+        for s in range(tl.minimum(S, t - c * S)):
+            token = tl.program_id(0).to(tl.int64) * t + c * S + s
+            x = tl.load(x_ptr + token * d + channel, mask=own, other=0.0).to(tl.float32)
+            dt = tl.load(dt_ptr + token * d + channel, mask=own, other=0.0).to(tl.float32)
+            B = tl.load(B_ptr + token * n + k, mask=k < n, other=0.0).to(tl.float32)
+            C = tl.load(C_ptr + token * n + k, mask=k < n, other=0.0).to(tl.float32)
+            h = tl.exp(dt[None, :] * A) * h + (dt * x)[None, :] * B
+            tl.store(y_ptr + token * d + channel, tl.sum(C * h, axis=0), mask=own)
 
 
 @triton.jit
