@@ -1,0 +1,46 @@
+"""`python -m ssmlib.bench.selection --out DIR`: the suite in as many calls as it takes.
+
+Rows that are done stand in DIR/selection.jsonl; with the last of them comes DIR/selection.json, the
+record.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ssmlib.bench.selection import EXPERIMENTS, OutOfTime, run, summary
+from ssmlib.bench.store import record
+from ssmlib.bench.suites import command_for
+from ssmlib.bench.timing import default_device
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return 0 with the record written, 3 where time was up first."""
+    parser = argparse.ArgumentParser(prog="python -m ssmlib.bench.selection")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, help="begin nothing new after so long")
+    parser.add_argument("--only", choices=EXPERIMENTS, nargs="+", help="leave the record for later")
+    parser.add_argument("--workers", type=int, default=0, help="processes that share the device")
+    parser.add_argument("--quick", action="store_true", help="four steps each, to try it out")
+    parser.add_argument("--device", help="cuda or cpu; by default cuda if there is one")
+    args = parser.parse_args(arguments)
+    device = default_device(args.device)
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    keep = args.out / f"selection{'_quick' * args.quick}.jsonl"
+    wanted = args.only or EXPERIMENTS
+    try:
+        rows = run(args.quick, device, tell, keep, args.seconds, wanted, args.workers)
+    except OutOfTime:
+        print(f"time is up; the same command continues from {keep}")
+        return 3
+    print(summary(rows))
+    if args.only is None:
+        print(record("selection", rows, command_for("selection", args.quick), args.out, device))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

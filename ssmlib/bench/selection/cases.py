@@ -1,0 +1,185 @@
+"""What is trained: the models of experiments 5 and 6, in the order of their importance.
+
+selective_copying   three systems in three wrappers, and Mamba with its pieces left out
+induction           Mamba against attention, and what each needs for it
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from torch import Tensor
+
+from ssmlib.bench.selection.wrappers import (
+    LongConvSystem,
+    S4DSystem,
+    S6System,
+    SystemConfig,
+    WrapperConfig,
+)
+from ssmlib.mixers.attention import AttentionConfig
+from ssmlib.mixers.mamba import SELECTIVE, MambaConfig
+from ssmlib.model import MixerConfig, ModelConfig
+from ssmlib.recall import induction, selective_copying
+
+LAYERS = 2
+EXPERIMENTS = ("selective_copying", "induction")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of it, and how long.
+
+    length: of the sequences trained on; tested: the lengths asked for afterwards. items, vocab: of
+    the task (`ssmlib.recall`). d: channels of a model, or of one without attention. n: numbers of
+    state of a time-invariant system's channel, m of a selective one's. lrs: tried in this order,
+    with seed 0, until one solves the task: reaches `solved`. seeds: in all, at the best of them.
+    """
+
+    length: int
+    tested: tuple[int, ...]
+    vocab: int
+    batch: int
+    steps: int
+    lrs: tuple[float, ...]
+    seeds: int
+    solved: float
+    schedule: str
+    d: int = 64
+    d_attention: int = 128
+    items: int = 16
+    n: int = 64
+    m: int = 16
+
+    def draw(
+        self, experiment: str, batch: int, length: int, seed: int, device
+    ) -> tuple[Tensor, ...]:
+        """A batch of the experiment's task."""
+        if experiment == "induction":
+            return induction(batch, length, self.vocab, seed, device)
+        return selective_copying(batch, length, self.items, self.vocab, seed, device)
+
+
+SIZES = {
+    "selective_copying": {
+        "full": Size(512, (512, 4096), 16, 32, 4000, (3e-3, 1e-2, 1e-3), 3, 0.97, "cosine"),
+        "small": Size(
+            64, (64, 256), 8, 32, 600, (1e-2,), 1, 0.97, "cosine", d=32, items=4, n=32, m=8
+        ),
+        "tiny": Size(12, (12, 20), 5, 4, 4, (1e-2, 1e-3), 2, 1.1, "cosine", d=8, items=2, n=4, m=2),
+    },
+    "induction": {
+        "full": Size(
+            256,
+            tuple(2**k for k in range(6, 21)),
+            16,
+            64,
+            8000,
+            (1e-3, 2e-4),
+            3,
+            0.99,
+            "constant",
+        ),
+        "small": Size(
+            64,
+            tuple(2**k for k in range(4, 13)),
+            8,
+            32,
+            300,
+            (3e-3,),
+            1,
+            0.99,
+            "constant",
+            d=32,
+            d_attention=64,
+            m=8,
+        ),
+        "tiny": Size(
+            12, (8, 12, 20), 5, 4, 4, (1e-2,), 1, 1.1, "constant", d=8, d_attention=16, m=2
+        ),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and its labels: part "grid" or "pieces", layer, and what is special about it.
+
+    longest: the longest sequence that it is asked about. in_pieces: whether it keeps a state.
+    """
+
+    experiment: str
+    part: str
+    layer: str
+    variant: str
+    model: ModelConfig
+    longest: int = 2**20
+    in_pieces: bool = False
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {
+            "experiment": self.experiment,
+            "part": self.part,
+            "layer": self.layer,
+            "variant": self.variant,
+        }
+
+
+def cases(experiment: str, size: Size) -> Iterator[Case]:
+    """The experiment's cases at this size."""
+    yield from (_heads if experiment == "induction" else _copying)(size)
+
+
+def _copying(size: Size) -> Iterator[Case]:
+    systems: dict[str, SystemConfig] = {
+        "s6": S6System(size.m),
+        "s4d": S4DSystem(size.n),
+        "long_conv": LongConvSystem(size.length),
+    }
+    for (layer, system), wrapper in product(systems.items(), ("mamba", "plain", "h3")):
+        glyph: MixerConfig = WrapperConfig(system, wrapper)
+        if (layer, wrapper) == ("s6", "mamba"):
+            glyph = MambaConfig(size.m)  # the same layer, `tests/test_selection.py` holds
+        yield _case("selective_copying", "grid", layer, wrapper, glyph, size)
+    for variant, glyph in pieces(size.m).items():
+        yield _case("selective_copying", "pieces", "s6", variant, glyph, size)
+
+
+def pieces(m: int) -> dict[str, MambaConfig]:
+    """Mamba without one thing, or with one selection alone, or with none at all."""
+    but_one = {f"{name} fixed": tuple(x for x in SELECTIVE if x != name) for name in SELECTIVE}
+    alone = {f"{name} alone": (name,) for name in SELECTIVE}
+    return {
+        "no selection": MambaConfig(m, selective=()),
+        "no conv": MambaConfig(m, conv_width=None),
+        "no gate": MambaConfig(m, gated=False),
+        **{name: MambaConfig(m, selective=chosen) for name, chosen in alone.items()},
+        **{name: MambaConfig(m, selective=chosen) for name, chosen in but_one.items()},
+    }
+
+
+def _heads(size: Size) -> Iterator[Case]:
+    mamba = MambaConfig(size.m)
+    yield _case("induction", "grid", "mamba", "", mamba, size, in_pieces=True)
+    for variant, base in (("rotary", 10000.0), ("no positions", None)):
+        glyph = AttentionConfig(heads=8, base=base)
+        yield _case("induction", "grid", "attention", variant, glyph, size, size.d_attention, 2**14)
+    for variant, glyph in pieces(size.m).items():
+        if variant in ("no conv", "no selection"):
+            yield _case("induction", "pieces", "mamba", variant, glyph, size, in_pieces=True)
+
+
+def _case(
+    experiment: str,
+    part: str,
+    layer: str,
+    variant: str,
+    glyph: MixerConfig,
+    size: Size,
+    d: int | None = None,
+    longest: int = 2**20,
+    in_pieces: bool = False,
+) -> Case:
+    model = ModelConfig(size.vocab, size.d if d is None else d, "x" * LAYERS, {"x": glyph})
+    return Case(experiment, part, layer, variant, model, longest, in_pieces)

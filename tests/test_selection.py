@@ -1,0 +1,253 @@
+"""The suite selection: layers that are what they are called, sweeps that try what they say."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from agreement import assert_close
+from torch import nn
+
+from ssmlib.bench import selection, store
+from ssmlib.bench.longrange.ledger import Ledger, OutOfTime
+from ssmlib.bench.selection.__main__ import main
+from ssmlib.bench.selection.cases import SIZES, Size, cases, pieces
+from ssmlib.bench.selection.fit import Cell, accuracy, asked_lengths, built, fit
+from ssmlib.bench.selection.published import COPYING, INDUCTION, published
+from ssmlib.bench.selection.sweep import sweep, sweep_all
+from ssmlib.bench.selection.wrappers import (
+    WRAPPERS,
+    LongConvSystem,
+    S4DSystem,
+    S6System,
+    WrapperConfig,
+)
+from ssmlib.mixers.mamba import MambaConfig
+from ssmlib.recall import induction
+
+SYSTEMS = {"s4d": S4DSystem(8), "long_conv": LongConvSystem(20), "s6": S6System(4, 2)}
+TINY = SIZES["selective_copying"]["tiny"]
+
+
+def drawn(config, d: int = 8) -> nn.Module:
+    torch.manual_seed(0)
+    return config.build(d).double()
+
+
+def test_the_mamba_wrapper_around_s6_is_mamba(seeded):
+    """Outputs and gradients of every parameter, given the same weights."""
+    ours = drawn(WrapperConfig(S6System(4, 2), "mamba"))
+    mamba = drawn(MambaConfig(4, dt_rank=2))
+    weights = {name.removeprefix("system."): p for name, p in ours.state_dict().items()}
+    mamba.load_state_dict(weights)
+    x = seeded.normal(2, 9, 8)
+    for module in (ours, mamba):
+        y, _ = module(x)
+        (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    assert_close(ours(x)[0], mamba(x)[0])
+    there = dict(mamba.named_parameters())
+    for name, p in ours.named_parameters():
+        assert_close(p.grad, there[name.removeprefix("system.")].grad, name=name)
+
+
+def test_the_mamba_wrapper_draws_its_weights_as_mamba_does():
+    sizes = [
+        {name.removeprefix("system."): p.std() for name, p in module.named_parameters()}
+        for module in (
+            drawn(WrapperConfig(S6System(16, 8), "mamba"), 128),
+            drawn(MambaConfig(16), 128),
+        )
+    ]
+    assert sizes[0].keys() == sizes[1].keys()
+    for name, size in sizes[0].items():
+        assert_close(size, sizes[1][name], 0.15, name)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_layer_of_the_grid_is_causal_and_learns_all_it_has(system, wrapper, seeded):
+    layer = drawn(WrapperConfig(SYSTEMS[system], wrapper))
+    x = seeded.normal(2, 15, 8)
+    y, state = layer(x)
+    assert state is None
+    y.sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in layer.parameters())
+    changed = x.clone()
+    changed[:, 10:] += 1
+    after = layer(changed)[0]
+    assert_close(after[:, :10], y[:, :10], 1e-6)
+    assert (after[:, 10:] - y[:, 10:]).abs().amax(-1).min() > 1e-6
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_selection_is_what_superposition_finds(name, seeded):
+    system = SYSTEMS[name].build(6).double()
+    x, z = seeded.normal(1, 12, 6), seeded.normal(1, 12, 6)
+    both, apart = system(x + z), system(x) + system(z)
+    gap = ((both - apart).norm() / both.norm()).item()
+    assert gap > 1e-2 if name == "s6" else gap < 1e-6
+
+
+def test_the_long_convolution_has_one_kernel_for_all_lengths(seeded):
+    system = LongConvSystem(20).build(6).double()
+    taps = system.taps(33)
+    assert taps.shape == (6, 33)
+    assert_close(system.taps(10), taps[:, :10])
+    x = seeded.normal(2, 33, 6)
+    direct = torch.stack(
+        [(taps[:, : i + 1].flip(1).mT * x[:, : i + 1]).sum(1) for i in range(33)], dim=1
+    )
+    assert_close(system(x), direct + system.D * x, 1e-8)
+    assert (taps[:, :5].abs().sum() > 0).item()
+
+
+def test_wrappers_refuse_what_they_are_not(seeded):
+    with pytest.raises(ValueError, match="wrapper: expected one of plain, h3, mamba, got 'gru'"):
+        WrapperConfig(S4DSystem(), "gru").build(8)
+    layer = drawn(WrapperConfig(S4DSystem(4), "plain"))
+    with pytest.raises(ValueError, match="state: expected None, as only whole sequences"):
+        layer(seeded.normal(1, 3, 8), state=())
+
+
+def test_each_piece_is_left_out_once():
+    made = pieces(16)
+    assert len(made) == 9
+    assert len(set(made.values())) == len(made)
+    assert made["no selection"].selective == ()
+    assert made["dt alone"].selective == ("dt",)
+    assert made["dt fixed"].selective == ("B", "C")
+    assert made["no conv"].conv_width is None
+    assert not made["no gate"].gated
+    whole = MambaConfig(16)
+    for config in made.values():
+        same = replace(config, selective=whole.selective, conv_width=4, gated=True)
+        assert same == whole
+
+
+def test_accuracy_in_pieces_is_that_of_the_whole(monkeypatch):
+    """And only what is asked counts."""
+    case = next(cases("induction", SIZES["induction"]["tiny"]))
+    model = built(Cell(case, SIZES["induction"]["tiny"], 1e-2, 0, "cpu"))
+    tokens, targets = induction(40, 37, 5, seed=0)
+    with torch.no_grad():
+        right = (model(tokens)[0][:, -1].argmax(-1) == targets[:, -1]).float().mean().item()
+    assert 0 < right < 1
+    assert accuracy(model, tokens, targets, in_pieces=False) == pytest.approx(right)
+    for tokens_at_once in (40 * 10, 40, 1):
+        monkeypatch.setattr("ssmlib.bench.selection.fit.AT_ONCE", tokens_at_once)
+        assert accuracy(model, tokens, targets, in_pieces=True) == pytest.approx(right)
+        assert accuracy(model, tokens, targets, in_pieces=False) == pytest.approx(right)
+
+
+def test_a_case_is_asked_no_longer_than_it_says():
+    size = SIZES["induction"]["tiny"]
+    case = replace(next(cases("induction", size)), longest=12)
+    cell = Cell(case, size, 1e-2, 0, "cpu")
+    model = built(cell)
+    assert [row["length"] for row in asked_lengths(model, cell, "ok")] == [8, 12]
+    assert [row["length"] for row in asked_lengths(model, cell, "diverged")] == [12]
+
+
+def pretend(shares: dict[tuple[float, int], float], asked: list):
+    def run(cell):
+        asked.append((cell.lr, cell.seed))
+        return [{"length": TINY.length, "accuracy": shares[cell.lr, cell.seed], "status": "ok"}]
+
+    return run
+
+
+def test_the_sweep_stops_at_what_solves_and_tries_everything_else():
+    case = next(cases("selective_copying", TINY))
+    size = replace(TINY, lrs=(1e-3, 1e-2, 1e-1), seeds=3, solved=0.9)
+    shares = {(lr, seed): lr for lr in size.lrs for seed in range(3)}
+    asked = []
+    list(sweep(case, size, Ledger(None, ""), "cpu", pretend(shares, asked)))
+    assert asked == [(1e-3, 0), (1e-2, 0), (1e-1, 0), (1e-1, 1), (1e-1, 2)]
+
+    asked.clear()
+    shares |= {(1e-3, 0): 0.95}
+    rows = list(sweep(case, size, Ledger(None, ""), "cpu", pretend(shares, asked)))
+    assert asked == [(1e-3, 0), (1e-3, 1), (1e-3, 2)]
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    assert rows[0].items() >= case.labels.items()
+
+
+def test_the_best_of_a_case_is_the_mean_of_its_seeds_at_the_rate_gone_on_with():
+    case = next(cases("selective_copying", TINY))
+    size = replace(TINY, lrs=(1e-2, 1e-3), seeds=3)
+    shares = {(1e-3, 0): 0.5, (1e-2, 0): 0.5, (1e-2, 1): 0.3, (1e-2, 2): 0.4}
+    rows = list(sweep(case, size, Ledger(None, ""), "cpu", pretend(shares, [])))
+    (row,) = selection.best(rows)
+    assert (row["lr"], row["lrs"], row["seeds"]) == (1e-2, 2, 3)
+    assert row["accuracy"] == pytest.approx(0.4)
+    assert row["worst"] == 0.3
+    assert row["layer"] == case.layer
+
+
+def test_what_the_paper_reports_stands_beside_its_length():
+    assert published("selective_copying", "s6", "mamba", 4096) == 0.998
+    assert published("selective_copying", "s6", "mamba", 512) is None
+    assert published("selective_copying", "s6", "no conv", 4096) is None
+    assert published("induction", "attention", "rotary", 2**10) == 0.313
+    assert published("induction", "attention", "rotary", 2**15) is None
+    assert published("induction", "mamba", "", 2**20) == 1.0
+    for experiment, table in (("selective_copying", COPYING), ("induction", INDUCTION)):
+        made = cases(experiment, SIZES[experiment]["full"])
+        names = {(case.layer, case.variant) for case in made if case.part == "grid"}
+        assert table.keys() <= names
+
+
+@pytest.mark.parametrize("experiment", selection.EXPERIMENTS)
+def test_a_fit_is_the_same_by_seed(experiment):
+    size = SIZES[experiment]["tiny"]
+    case = next(cases(experiment, size))
+    once, again, other = (fit(Cell(case, size, 1e-2, seed, "cpu")) for seed in (0, 0, 1))
+    assert [row["loss"] for row in once] == [row["loss"] for row in again]
+    assert once[0]["loss"] != other[0]["loss"]
+    assert [row["length"] for row in once] == list(size.tested)
+
+
+def test_other_processes_train_the_same(tmp_path):
+    work = [(next(cases("selective_copying", TINY)), replace(TINY, lrs=(1e-2,)))]
+    alone = list(sweep_all(work, Ledger(None, ""), "cpu"))
+    kept = Ledger(tmp_path / "rows.jsonl", "here")
+    shared = list(sweep_all(work, kept, "cpu", workers=1))
+    assert [row | {"seconds": 0} for row in shared] == [row | {"seconds": 0} for row in alone]
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1 + len(alone)
+    late = Ledger(None, "", seconds=0.0)
+    with pytest.raises(OutOfTime):
+        list(sweep_all(work, late, "cpu", workers=1))
+
+
+def test_the_tiny_suite_writes_a_record_and_continues(tmp_path, capsys):
+    command = ["--out", str(tmp_path), "--quick", "--device", "cpu"]
+    assert main([*command, "--seconds", "0"]) == 3
+    assert "continues" in capsys.readouterr().out
+    assert main([*command, "--only", "induction"]) == 0
+    assert not (tmp_path / "selection.json").exists()
+    done = (tmp_path / "selection_quick.jsonl").read_text()
+    assert len(done.splitlines()) == 1 + 5 * 3
+    assert main(command) == 0
+    assert (tmp_path / "selection_quick.jsonl").read_text().startswith(done)
+    rows = store.load_record("selection", tmp_path).rows
+    assert {row["experiment"] for row in rows} == set(selection.EXPERIMENTS)
+    assert {row["status"] for row in rows} == {"ok"}
+    assert "long_conv" in selection.summary(rows)
+    lines = (tmp_path / "selection_quick.jsonl").read_text().splitlines()
+    assert len({json.dumps(json.loads(line), sort_keys=True) for line in lines}) == len(lines)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"experiment: expected one of selective_copying, .*'mqar"):
+        list(selection.rows("mqar"))
+    with pytest.raises(ValueError, match="size: expected one of full, small, tiny, got 'huge'"):
+        list(selection.rows("induction", "huge"))
+    assert isinstance(TINY, Size)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_tiny_suite_is_captured_on_a_gpu(tmp_path):
+    assert main(["--out", str(tmp_path), "--quick", "--device", "cuda"]) == 0
+    rows = store.load_record("selection", tmp_path).rows
+    assert {row["status"] for row in rows} == {"ok"}
