@@ -1,0 +1,95 @@
+"""The rows of the record `scan` beside their floor, a public kernel, and what we set out for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+SAME = ("experiment", "pass", "b", "d", "n")  # what two rows share that did the same work
+FIRST = (8, 4096, 2048)  # b, d, n of the shape whose goal is the highest
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One row of ours. peers: the rows of others for the same work. goal: None where there is none.
+
+    A goal is a number of `times` as fast as every peer, or a `share` of the speed of the floor.
+    """
+
+    row: Row
+    peers: list[Row]
+    kind: str
+    goal: float | None
+
+    @property
+    def share(self) -> float:
+        return self.row["floor_seconds"] / self.row["seconds"]
+
+    @property
+    def times(self) -> float | None:
+        """How many times as fast as the fastest peer; None without one."""
+        least = min((peer["seconds"] for peer in self.peers), default=None)
+        return None if least is None else least / self.row["seconds"]
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal was reached; None without a goal, or without the peer it is about."""
+        reached = self.times if self.kind == "times" else self.share
+        return None if self.goal is None or reached is None else reached >= self.goal
+
+
+def goal(row: Row) -> tuple[str, float | None]:
+    """What a row was meant to reach: ("times" or "share", the number)."""
+    if row["experiment"] == "selective scan":
+        first = (row["b"], row["d"], row["n"]) == FIRST
+        return "times", {"forward": (1.5, 2.0), "forward+backward": (2.0, 3.0)}[row["pass"]][first]
+    if row["experiment"] == "decode":
+        return "share", 0.8 if row["b"] >= 32 else None
+    if row["experiment"] in ("linear scan", "causal conv1d"):
+        return "share", {"forward": 0.8, "backward": 0.7}[row["pass"]]
+    return "share", None
+
+
+def verdicts(rows: Iterable[Row]) -> list[Verdict]:
+    """A verdict on each measured row of this library, in the rows' order."""
+    measured = [row for row in rows if row.get("seconds") and row.get("floor_seconds")]
+    ours = [row for row in measured if row.get("provider") == "ssmlib"]
+    others = [row for row in measured if row.get("provider") not in ("ssmlib", None)]
+    return [
+        Verdict(row, [o for o in others if all(o.get(k) == row.get(k) for k in SAME)], *goal(row))
+        for row in ours
+    ]
+
+
+def shape_of(row: Row) -> str:
+    return f"b {row['b']}, d {row['d']:,}, t {row['n']:,}"
+
+
+def markdown(made: Iterable[Verdict]) -> str:
+    """The verdicts as a table in Markdown, and under it how many goals were met."""
+    made = list(made)
+    lines = [
+        "| operation | b, d, t | ms | floor, ms | reached | public kernel, ms | times | goal | |"
+    ]
+    lines += ["|:--|:--|--:|--:|--:|:--|--:|:--|:--|", *map(_line, made)]
+    told = [verdict.met for verdict in made if verdict.met is not None]
+    return "\n".join([*lines, "", f"{sum(told)} of {len(told)} goals met."])
+
+
+def _line(verdict: Verdict) -> str:
+    row, peers = verdict.row, verdict.peers
+    goal = "–" if verdict.goal is None else f"{verdict.goal:g}×"
+    if verdict.kind == "share" and verdict.goal is not None:
+        goal = f"{verdict.goal:.0%} of the floor"
+    cells = [
+        f"{row['experiment']}, {row['pass']}",
+        shape_of(row),
+        f"{row['seconds'] * 1e3:.3g}",
+        f"{row['floor_seconds'] * 1e3:.3g} ({row['bound']})",
+        f"{verdict.share:.0%}",
+        "; ".join(f"{peer['provider']} {peer['seconds'] * 1e3:.3g}" for peer in peers) or "–",
+        "–" if verdict.times is None else f"{verdict.times:.2f}",
+        goal,
+        {True: "met", False: "**missed**", None: ""}[verdict.met],
+    ]
+    return f"| {' | '.join(cells)} |"
