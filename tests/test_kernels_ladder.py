@@ -5,7 +5,7 @@ import torch
 from agreement import assert_close
 
 from ssmlib.bench.assembly import busiest_loop, compiled, count, instructions, report
-from ssmlib.bench.ladder import CALLS
+from ssmlib.bench.ladder import CALLS, FORMS, RUNG, moved, run, summary
 from ssmlib.kernels import ladder
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -155,3 +155,21 @@ class TestOnAGPU:
         assert_close(out, y)
         for g, w in zip(ladder.fused_backward(dy, *args, saved, S=32), want, strict=True):
             assert_close(g, w)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the suite's own run measures there")
+def test_the_suite_checks_every_rung_and_the_crossover():
+    rows = run(quick=True, device="cpu", parts=("rung", "crossover"))
+    assert {row["status"] for row in rows} == {"ok"}
+    assert [row["form"] for row in rows if row["experiment"] == "rung"] == list(FORMS)
+    assert {row["n"] for row in rows if row["experiment"] == "crossover"} == {16, 32, 64}
+    assert len(summary(rows).splitlines()) == len(rows) + 1
+    assert rows[0]["experiment"] == "ceilings"
+
+
+def test_a_form_moves_what_the_chapter_says():
+    b, d, t, n = RUNG
+    fused = 2 * b * t * (3 * d + 2 * n) + 4 * d * n  # eq-fusion
+    assert moved("fused", RUNG) == moved("library", RUNG) == fused
+    assert moved("chunked", RUNG) - fused == 6 * 4 * b * t * d * n
+    assert moved("states", RUNG) - fused == 4 * 4 * b * t * d * n
