@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from ssmlib.tasks.text import HELD_OUT, bits_per_byte, corpus, frequency_bits, text_task
+from ssmlib.layers import MLPConfig
+from ssmlib.mixers.mamba import MambaConfig
+from ssmlib.model import ModelConfig
+from ssmlib.tasks.text import (
+    HELD_OUT,
+    bits_per_byte,
+    corpus,
+    delta_over_text,
+    frequency_bits,
+    text_task,
+)
 
 
 def windows(text, width, every=1):
@@ -92,6 +102,24 @@ def test_byte_frequencies_are_the_measure_to_beat():
     assert 4.4 < frequency_bits(texts.train, texts.held_out) < 4.9
     even = torch.arange(256)
     assert frequency_bits(even, even) == pytest.approx(8.0)
+
+
+def test_time_steps_are_those_that_the_layers_took(seeded):
+    legend = {"M": MambaConfig(state_size=2), "-": MLPConfig(8)}
+    model = ModelConfig(256, 4, "M-M", legend).build()
+    tokens, taken = seeded.integers(0, 256, 2, 5), []
+    for i in (0, 2):
+        layer = model.backbone.layers[i]
+        layer.norm.register_forward_hook(
+            lambda norm, x, y, mixer=layer.mixer: taken.append(mixer.delta(y))
+        )
+    with torch.no_grad():
+        model(tokens)
+    steps = delta_over_text(model, tokens)
+    assert steps.shape == (2, 2, 5, 8)
+    assert torch.equal(steps, torch.stack(taken[:2]))
+    with pytest.raises(ValueError, match="model: expected a Mamba layer, got none"):
+        delta_over_text(ModelConfig(256, 4, "-", legend).build(), tokens)
 
 
 @pytest.mark.parametrize(

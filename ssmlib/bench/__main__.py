@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ssmlib.bench",
         description="Measure a suite and write its record, ssmlib/results/<suite>.json.",
-        epilog="\n".join(["suites:", *(f"  {name:<12}{s.about}" for name, s in SUITES.items())]),
+        epilog="\n".join(["suites:", *(f"  {name:<16}{s.about}" for name, s in SUITES.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("suite", choices=SUITES, help="what to measure (listed below)")

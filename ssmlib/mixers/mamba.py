@@ -33,9 +33,10 @@ class MambaConfig:
     state_size n: numbers of state per channel. conv_width: taps, 2 to 16, or None for no
     convolution. expand: channels e = expand * d_model. dt_rank r: of dt's two matrices; None for
     d_model / 16, rounded up. dt_min, dt_max: where dt starts, log-uniformly; at least 1e-4.
-    selective: which of "dt", "B", "C" depend on the token; the others are learned constants, of
-    every channel its own. With () the system is linear and time invariant. gated: y is multiplied
-    by silu(z). backend: of `selective_scan` and `causal_conv1d`.
+    selective: which of "dt", "B", "C" depend on the token; in place of the others stand learned
+    constants of the same shape, one dt per channel, one B or C (n,) for all of them. With () the
+    system is linear and time invariant. gated: y is multiplied by silu(z). backend: of
+    `selective_scan` and `causal_conv1d`.
     """
 
     state_size: int = 16
@@ -92,9 +93,9 @@ class Mamba(nn.Module):
         else:
             self.dt_bias = nn.Parameter(bias)
         if "B" not in self.parts:
-            self.B = nn.Parameter(torch.ones(e, n))
+            self.B = nn.Parameter(torch.ones(n))
         if "C" not in self.parts:
-            self.C = nn.Parameter(torch.randn(e, n))
+            self.C = nn.Parameter(torch.randn(n))
         self.A_log = nn.Parameter(torch.arange(1, n + 1).float().log().repeat(e, 1))
         self.D = nn.Parameter(torch.ones(e))
         self.out_proj = nn.Linear(e, d, bias=False)
@@ -145,20 +146,17 @@ class Mamba(nn.Module):
         return x, z, conv
 
     def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """dt (b t e) before its bias; B and C (b t n), or (b t e n) where a channel has its own."""
-        b, t, e = x.shape
+        """dt (b t e) before its bias, B and C (b t n)."""
         made: dict[str, Tensor] = {}
         if self.parts:
             pieces = self.x_proj(x).split(list(self.parts.values()), dim=-1)
             made = dict(zip(self.parts, pieces, strict=True))
         dt = F.linear(made["dt"], self.dt_proj.weight) if "dt" in made else x.new_zeros(1, 1, 1)
-        B, C = (made[name] if name in made else self._constant(name, x) for name in "BC")
-        if B.ndim != C.ndim:  # one of the two is every channel's own, so both are given as such
-            B, C = (v if v.ndim == 4 else v[:, :, None].expand(b, t, e, -1) for v in (B, C))
-        return dt.expand(b, t, e), B, C
-
-    def _constant(self, name: str, x: Tensor) -> Tensor:
-        return getattr(self, name).expand(*x.shape[:2], -1, -1)
+        B, C = (
+            made[name] if name in made else getattr(self, name).expand(*x.shape[:2], -1)
+            for name in "BC"
+        )
+        return dt.expand(x.shape), B, C
 
     def _dt_bias(self) -> Tensor:
         return self.dt_proj.bias if "dt" in self.parts else self.dt_bias

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssmlib.mixers.mamba import Mamba
+from ssmlib.model import LanguageModel
 from ssmlib.shapes import check, check_number
 from ssmlib.train.task import Batch, Task, tally
 
@@ -96,6 +98,23 @@ def bits_per_byte(
         inputs, targets = (torch.stack(side) for side in zip(*group, strict=True))
         sums += tally(model(inputs)[0], targets)
     return (sums[0] / sums[2]).item() / math.log(2)
+
+
+@torch.no_grad()
+def delta_over_text(model: LanguageModel, tokens: Tensor) -> Tensor:
+    """The time steps of every Mamba layer of the model, as it reads tokens (b t): (l b t e).
+
+    Layers of another kind are passed through. Raises ValueError for a model without a Mamba.
+    """
+    check(tokens=(tokens, "b t"))
+    x, found = model.embedding(tokens), []
+    for layer in model.backbone.layers:
+        if isinstance(layer.mixer, Mamba):
+            found.append(layer.mixer.delta(layer.norm(x)))
+        x, _ = layer(x)
+    if not found:
+        raise ValueError("model: expected a Mamba layer, got none")
+    return torch.stack(found)
 
 
 def frequency_bits(train: Tensor, text: Tensor) -> float:
