@@ -1,27 +1,23 @@
-"""How `ssmlib.selective_scan.tiles` lays out its numbers, and how it cuts them up.
-
-Time first; then rows, one for each group of each batch member, which share B and C; channels last.
-"""
+"""How `ssmlib.selective_scan.tiles` looks at its tensors, and how it cuts them up."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from ssmlib.selective_scan.checks import check_boundaries, working_dtype
-from ssmlib.selective_scan.reference import step_sizes
+from ssmlib.selective_scan.checks import check_boundaries
 
 SLAB = 16384  # numbers of h in a tile
 CHUNK = 32  # tokens at once
 
 
-class Rows(NamedTuple):
-    """The inputs in the working dtype; e channels in each of r rows.
+class Views(NamedTuple):
+    """The arguments of a scan, or their gradients, with time first and channels last; no copies.
 
-    x, dt (as it counts), z (t r e); A (r n e); B, C (t r n); D (r e); start (s r n e), the h before
-    each sequence. D, z and start may be None.
+    x, dt, z (t b g e), e channels in each of g groups. A (g n e). B, C (t b g n 1). D, bias (g e).
+    state (b g n e), or (s g n e) of a pack. Where every channel has a B and C of its own, g = d,
+    these are (t b 1 n d), and g is 1 and e is d for all.
     """
 
     x: Tensor
@@ -31,19 +27,20 @@ class Rows(NamedTuple):
     C: Tensor
     D: Tensor | None
     z: Tensor | None
-    start: Tensor | None
+    bias: Tensor | None
+    state: Tensor | None
 
 
 class Piece(NamedTuple):
-    """A chunk: `tokens` of sequence `of`, and whether it is that sequence's first or last one."""
+    """A chunk: its tokens, its rows of the state; is it the first or last one of its sequence?"""
 
     tokens: slice
-    of: int
+    rows: slice
     first: bool
     last: bool
 
 
-def rows_of(
+def views_of(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -52,73 +49,65 @@ def rows_of(
     D: Tensor | None,
     z: Tensor | None,
     dt_bias: Tensor | None,
-    dt_softplus: bool,
     state: Tensor | None,
-) -> Rows:
-    """The arguments of `selective_scan`, B and C (b t g n), in rows."""
-    wide, b, g = working_dtype(x, dt, A, B, C, D, z, dt_bias, state), x.shape[0], B.shape[2]
-    each = A.to(wide).unflatten(0, (g, -1)).mT  # (g n e)
-    return Rows(
-        x=time_first(x, g, wide),
-        dt=step_sizes(time_first(dt, g, wide), _per_row(dt_bias, b, g, wide), dt_softplus),
-        A=each.expand(b, *each.shape).flatten(0, 1),
-        B=B.to(wide).transpose(0, 1).flatten(1, 2),
-        C=C.to(wide).transpose(0, 1).flatten(1, 2),
-        D=_per_row(D, b, g, wide),
-        z=None if z is None else time_first(z, g, wide),
-        start=None if state is None else state_rows(state, b, g, wide),
-    )
+) -> Views:
+    """Look at the arguments of `selective_scan`, B and C (b t g n), as `Views` do."""
+    own = 1 < B.shape[2] == x.shape[2]
+    groups = (1 if own else B.shape[2], -1)
+    x, dt, z = (None if v is None else v.transpose(0, 1).unflatten(2, groups) for v in (x, dt, z))
+    D, bias = (None if v is None else v.unflatten(0, groups) for v in (D, dt_bias))
+    B, C = (M.transpose(0, 1) for M in (B, C))
+    B, C = (M.mT.unsqueeze(2) if own else M.unsqueeze(4) for M in (B, C))
+    state = None if state is None else state.unflatten(1, groups).mT
+    return Views(x, dt, A.unflatten(0, groups).mT, B, C, D, z, bias, state)
 
 
-def time_first(v: Tensor, g: int, dtype: torch.dtype) -> Tensor:
-    """(b t d) to (t r e)."""
-    return v.to(dtype).transpose(0, 1).unflatten(2, (g, -1)).flatten(1, 2)
+def cut(v: Views, b: slice, g: slice, e: slice) -> Views:
+    """The part of some batch members, groups and channels; of a pack, every sequence's state."""
+    x, dt, z = (None if w is None else w[:, b, g, e] for w in (v.x, v.dt, v.z))
+    shared = v.B.shape[4] == 1
+    B, C = (M[:, b, g] if shared else M[:, b, g, :, e] for M in (v.B, v.C))
+    D, bias = (None if w is None else w[g, e] for w in (v.D, v.bias))
+    state = v.state
+    if state is not None:
+        packed = state.shape[0] != v.x.shape[1]
+        state = state[slice(None) if packed else b, g, :, e]
+    return Views(x, dt, v.A[g, :, e], B, C, D, z, bias, state)
 
 
-def batch_first(v: Tensor, b: int, dtype: torch.dtype) -> Tensor:
-    """(t r e) to a contiguous (b t d) of its own."""
-    return v.unflatten(1, (b, -1)).flatten(2).transpose(0, 1).to(dtype).contiguous()
+def tiles_of(v: Views) -> Iterator[tuple[slice, slice, slice]]:
+    """Cut (b g e) into tiles of about SLAB numbers of h: some members or groups, or a part of one.
 
-
-def state_rows(state: Tensor, b: int, g: int, dtype: torch.dtype) -> Tensor:
-    """(b d n), or (s d n) of a pack, to (s r n e), s = 1 without a pack."""
-    return state.to(dtype).reshape(-1, b * g, state.shape[1] // g, state.shape[2]).mT
-
-
-def state_of(rows: Tensor, d: int, dtype: torch.dtype) -> Tensor:
-    """(s r n e) to a contiguous (b d n) or (s d n) of its own."""
-    return rows.mT.reshape(-1, d, rows.shape[2]).to(dtype).contiguous()
+    Where channels are cut, the parts are of one size.
+    """
+    (_, b, g, e), n = v.x.shape, v.A.shape[1]
+    width = -(-e // max(1, round(n * e / SLAB)))
+    groups = min(g, max(1, SLAB // (n * width)))
+    members = max(1, SLAB // (n * width * groups)) if groups == g else 1
+    yield from itertools.product(_slices(b, members), _slices(g, groups), _slices(e, width))
 
 
 def pieces_of(t: int, cu_seqlens: Tensor | None) -> list[Piece]:
     """Every chunk of every sequence, in order. Raises ValueError where cu_seqlens does not fit."""
-    bounds = [0, t] if cu_seqlens is None else cu_seqlens.tolist()
+    if cu_seqlens is None:
+        return _chunks(0, t, slice(None))
+    bounds = cu_seqlens.tolist()
     check_boundaries(bounds, t)
+    ends = enumerate(itertools.pairwise(bounds))
+    return [piece for k, (i, j) in ends for piece in _chunks(i, j, slice(k, k + 1))]
+
+
+def most_pieces(t: int, s: int) -> int:
+    """The most chunks that any way to cut t tokens into s sequences gives."""
+    return t // CHUNK + s
+
+
+def _chunks(start: int, stop: int, rows: slice) -> list[Piece]:
     return [
-        Piece(slice(i, min(i + CHUNK, stop)), k, i == start, i + CHUNK >= stop)
-        for k, (start, stop) in enumerate(itertools.pairwise(bounds))
+        Piece(slice(i, min(i + CHUNK, stop)), rows, i == start, i + CHUNK >= stop)
         for i in range(start, stop, CHUNK)
     ]
 
 
-def most_pieces(t: int, s: int) -> int:
-    """What no way to cut t tokens into s sequences exceeds: the size of what is kept per chunk."""
-    return t // CHUNK + s
-
-
-def longest(pieces: Sequence[Piece]) -> int:
-    return max(p.tokens.stop - p.tokens.start for p in pieces)
-
-
-def tiles_of(r: int, n: int, e: int) -> Iterator[tuple[slice, slice]]:
-    """Cut rows and channels into tiles of about SLAB numbers of h: some rows, or a part of one."""
-    parts = max(1, round(n * e / SLAB))
-    width, height = -(-e // parts), max(1, SLAB // (n * e))
-    for i in range(0, r, height):
-        for j in range(0, e, width):
-            yield slice(i, min(i + height, r)), slice(j, min(j + width, e))
-
-
-def _per_row(v: Tensor | None, b: int, g: int, dtype: torch.dtype) -> Tensor | None:
-    """(d,) to (r e)."""
-    return None if v is None else v.to(dtype).view(g, -1).repeat(b, 1)
+def _slices(size: int, step: int) -> list[slice]:
+    return [slice(i, min(i + step, size)) for i in range(0, size, step)]

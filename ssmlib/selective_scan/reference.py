@@ -31,7 +31,8 @@ def selective_scan_reference(
     wide, dtype = working_dtype(x, dt, A, B, C, D, z, dt_bias, state), x.dtype
     x, dt, A, B, C = (v.to(wide) for v in (x, dt, A, B, C))
     with torch.autocast(x.device.type, enabled=False):
-        dt = step_sizes(dt, dt_bias, dt_softplus)
+        dt = dt if dt_bias is None else dt + dt_bias.to(wide)
+        dt = softplus(dt) if dt_softplus else dt
         repeats = x.shape[2] // B.shape[2]  # channels that share a group's B and C
         B, C = (M.repeat_interleave(repeats, dim=2) for M in (B, C))  # (b t d n)
         state = None if state is None else state.to(wide)
@@ -49,10 +50,9 @@ def selective_scan_reference(
         return (y if z is None else y * F.silu(z.to(wide))).to(dtype), last
 
 
-def step_sizes(dt: Tensor, dt_bias: Tensor | None, dt_softplus: bool) -> Tensor:
-    """dt, plus its bias, through softplus, as asked; exact in relative terms also where tiny."""
-    dt = dt if dt_bias is None else dt + dt_bias.to(dt.dtype)
-    return F.softplus(dt, threshold=LINEAR_FROM) if dt_softplus else dt
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), exact in relative terms also where it is tiny."""
+    return F.softplus(x, threshold=LINEAR_FROM)
 
 
 def _scan(
