@@ -28,7 +28,8 @@ def test_a_goal_in_times_is_measured_by_the_fastest_peer():
     assert [v.met for v in made] == [False, True, None]
     assert "1 of 2 goals met." in markdown(made)
     assert "**missed**" in markdown(made)
-    assert "another 9" in markdown(made)
+    assert "Peers: another, mamba-ssm 2." in markdown(made)
+    assert "| 2 | 1 bytes | 50% | 3.9 | 1.95 | 2× | **missed** |" in markdown(made)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_a_goal_in_shares_is_measured_by_the_floor(experiment, which, goal):
     )
     assert [v.goal for v in made] == [goal, goal]
     assert [v.met for v in made] == [True, False]
-    assert f"{goal:.0%} of the floor" in markdown(made)
+    assert f"| {goal:.0%} | met |" in markdown(made)
 
 
 def test_rows_without_a_goal_or_a_time_decide_nothing():
@@ -52,3 +53,15 @@ def test_rows_without_a_goal_or_a_time_decide_nothing():
     assert [v.met for v in made] == [None]
     assert shape_of(alone) == "b 1, d 4,096, t 1"
     assert "0 of 0 goals met." in markdown(made)
+
+
+def test_peak_memory_is_compared_where_both_are_known():
+    ours = row("selective scan", "forward", 1e-3) | {"peak_bytes": 100}
+    lean, fat = (
+        row("selective scan", "forward", 1e-3, name) | {"peak_bytes": held}
+        for name, held in (("lean", 99), ("fat", 101))
+    )
+    assert [v.heavier for v in verdicts([ours, fat])] == [False]
+    assert [v.heavier for v in verdicts([ours, fat, lean])] == [True]
+    assert [v.heavier for v in verdicts([ours])] == [None]
+    assert "Peak memory above the peer's in 1 of 1 rows." in markdown(verdicts([ours, lean]))

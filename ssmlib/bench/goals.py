@@ -37,6 +37,13 @@ class Verdict:
         reached = self.times if self.kind == "times" else self.share
         return None if self.goal is None or reached is None else reached >= self.goal
 
+    @property
+    def heavier(self) -> bool | None:
+        """Whether it held more memory at once than the leanest peer; None if that is not known."""
+        held = [peer["peak_bytes"] for peer in self.peers if peer.get("peak_bytes") is not None]
+        own = self.row.get("peak_bytes")
+        return None if own is None or not held else own > min(held)
+
 
 def goal(row: Row) -> tuple[str, float | None]:
     """What a row was meant to reach: ("times" or "share", the number)."""
@@ -66,30 +73,37 @@ def shape_of(row: Row) -> str:
 
 
 def markdown(made: Iterable[Verdict]) -> str:
-    """The verdicts as a table in Markdown, and under it how many goals were met."""
+    """The verdicts as a table in Markdown; under it who the peers are and how many goals were met.
+
+    A goal written as a factor is about the fastest peer, one written as a percentage about the
+    floor.
+    """
     made = list(made)
-    lines = [
-        "| operation | b, d, t | ms | floor, ms | reached | public kernel, ms | times | goal | |"
-    ]
-    lines += ["|:--|:--|--:|--:|--:|:--|--:|:--|:--|", *map(_line, made)]
+    lines = ["| operation | b · d · t | ms | floor, ms | reached | peer, ms | times | goal | |"]
+    lines += ["|:--|:--|--:|:--|--:|--:|--:|--:|:--|", *map(_line, made)]
+    names = sorted({peer["provider"] for verdict in made for peer in verdict.peers})
     told = [verdict.met for verdict in made if verdict.met is not None]
-    return "\n".join([*lines, "", f"{sum(told)} of {len(told)} goals met."])
+    heavy = [verdict.heavier for verdict in made if verdict.heavier is not None]
+    below = (
+        f"Peers: {', '.join(names) or 'none was measured'}. {sum(told)} of {len(told)} goals met."
+    )
+    if heavy:
+        below += f" Peak memory above the peer's in {sum(heavy)} of {len(heavy)} rows."
+    return "\n".join([*lines, "", below])
 
 
 def _line(verdict: Verdict) -> str:
     row, peers = verdict.row, verdict.peers
-    goal = "–" if verdict.goal is None else f"{verdict.goal:g}×"
-    if verdict.kind == "share" and verdict.goal is not None:
-        goal = f"{verdict.goal:.0%} of the floor"
+    aim = {"times": "{:g}×", "share": "{:.0%}"}[verdict.kind]
     cells = [
         f"{row['experiment']}, {row['pass']}",
-        shape_of(row),
+        f"{row['b']} · {row['d']:,} · {row['n']:,}",
         f"{row['seconds'] * 1e3:.3g}",
-        f"{row['floor_seconds'] * 1e3:.3g} ({row['bound']})",
+        f"{row['floor_seconds'] * 1e3:.3g} {row['bound']}",
         f"{verdict.share:.0%}",
-        "; ".join(f"{peer['provider']} {peer['seconds'] * 1e3:.3g}" for peer in peers) or "–",
+        "–" if not peers else f"{min(peer['seconds'] for peer in peers) * 1e3:.3g}",
         "–" if verdict.times is None else f"{verdict.times:.2f}",
-        goal,
+        "–" if verdict.goal is None else aim.format(verdict.goal),
         {True: "met", False: "**missed**", None: ""}[verdict.met],
     ]
     return f"| {' | '.join(cells)} |"
