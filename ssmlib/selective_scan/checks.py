@@ -37,7 +37,7 @@ def check_inputs(
         z=(z, "b t d"),
         dt_bias=(dt_bias, "d"),
         state=(state, "b d n" if cu_seqlens is None else "s d n"),
-        cu_seqlens=(cu_seqlens, "k"),
+        cu_seqlens=(cu_seqlens, "..."),
     )
     check_floating(x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, state=state)
     B, C = (M if M.ndim == 4 else M[:, :, None] for M in (B, C))
@@ -90,6 +90,9 @@ def _check_decay(A: Tensor) -> None:
 
 
 def _check_packing(cu_seqlens: Tensor, x: Tensor, state: Tensor | None) -> None:
+    if cu_seqlens.ndim != 1 or len(cu_seqlens) < 2:
+        came = tuple(cu_seqlens.shape)
+        raise ValueError(f"cu_seqlens: expected (s+1,) with s >= 1, got shape {came}")
     if cu_seqlens.dtype not in INTEGERS:
         came = cu_seqlens.dtype
         raise ValueError(f"cu_seqlens: expected dtype int32 or int64, got dtype {came}")

@@ -158,6 +158,7 @@ class Tile:
         return Chunk(x, raw, dt, dt * x, B, C, z)
 
     def widen(self, part: Tensor) -> Tensor:
+        """A part of an input in the working dtype; it may share its memory, so it is only read."""
         return part.to(self.wide).contiguous()
 
     def run(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -217,7 +218,7 @@ def _backward(
             sigmoid = torch.sigmoid(chunk.z)
             slope = (1 - sigmoid).mul_(chunk.z).add_(1).mul_(sigmoid)  # of silu
             found.z[tokens] = tile.read(chunk, h).mul_(slope).mul_(dy)
-            dy.mul_(sigmoid).mul_(chunk.z)
+            dy = sigmoid.mul_(chunk.z).mul_(dy)
         grad = torch.mul(chunk.C, dy.unsqueeze(-2), out=buffer[:c])  # of h, once the loop is done
         slabs[c - 1].add_(given.state[piece.rows] if piece.last else carry)
         for i in range(c - 2, -1, -1):
@@ -262,7 +263,7 @@ def _over_states(M: Tensor, h: Tensor) -> Tensor:
 
 
 def _over_channels(h: Tensor, w: Tensor, like: Tensor) -> Tensor:
-    """h w, (c b g n e) and (c b g e), summed over channels that share a B or C: shaped as `like`."""
+    """h w of (c b g n e) and (c b g e), summed over channels that share a B or C: as `like` is."""
     if like.shape[-1] < h.shape[-1]:
-        return h @ w.unsqueeze(-2).mT  # a column whose strides bmm takes for a matrix: 20 x faster
+        return h @ w.unsqueeze(-2).mT  # not unsqueeze(-1): for its strides bmm takes a slow path
     return h * w.unsqueeze(-2)
