@@ -6,10 +6,12 @@ from agreement import assert_close, tensors
 
 from ssmlib.layers import MLPConfig
 from ssmlib.mixers.attention import AttentionConfig
+from ssmlib.mixers.mamba import MambaConfig
 from ssmlib.mixers.s4 import S4Config, S4DConfig
 from ssmlib.model import ModelConfig, SequenceConfig
 
 LEGEND = {
+    "M": MambaConfig(state_size=3),
     "S": S4DConfig(state_size=4),
     "4": S4Config(state_size=4),
     "*": AttentionConfig(heads=2),
@@ -39,7 +41,7 @@ def test_every_glyph_is_one_residual_layer(seeded):
     assert state[1] is None  # an MLP
 
 
-@pytest.mark.parametrize("pattern", ["S", "4", "*-", "S-*-4"])
+@pytest.mark.parametrize("pattern", ["M", "S", "4", "*-", "M-*S"])
 @pytest.mark.parametrize("cuts", [(4,), (1, 6), tuple(range(1, 9))])
 def test_pieces_equal_the_whole(pattern, cuts, seeded):
     model, tokens = language_model(pattern), seeded.integers(0, 11, 2, 9)
@@ -73,10 +75,10 @@ def test_names_are_those_of_the_checkpoints():
     ("changes", "message"),
     [
         (
-            {"pattern": "SM-?"},
-            r"pattern: expected glyphs of 'S', '4', '\*', '-', got 'M' at 1, '\?' at 3",
+            {"pattern": "SX-?"},
+            r"pattern: expected glyphs of 'M', 'S', '4', '\*', '-', got 'X' at 1, '\?' at 3",
         ),
-        ({"pattern": ""}, "pattern: expected glyphs of 'S', .*, got ''"),
+        ({"pattern": ""}, "pattern: expected glyphs of 'M', .*, got ''"),
         ({"legend": {"SS": S4DConfig()}}, "legend: expected glyphs of one letter, got 'SS'"),
         ({"vocab_size": 0}, "vocab_size: expected a whole number >= 1, got 0"),
         ({"d_model": 0}, "d_model: expected a whole number >= 1, got 0"),

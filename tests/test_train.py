@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from ssmlib.mixers.mamba import MambaConfig
 from ssmlib.mixers.s4 import S4DConfig
 from ssmlib.model import ModelConfig, SequenceConfig
 from ssmlib.tasks import delay, digits
@@ -365,3 +366,23 @@ def test_a_captured_step_trains_as_the_plain_one(precision):
     for one, other in zip(plain, captured, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert one["lr"] == other["lr"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_mamba_interrupted_on_a_gpu_goes_on_to_the_same_rows(captured, tmp_path):
+    def draw(seed):
+        tokens = torch.randint(0, 50, (4, 130), generator=torch.Generator().manual_seed(seed))
+        return tokens.cuda(), tokens.cuda()
+
+    def build():
+        torch.manual_seed(0)
+        return ModelConfig(50, 64, "MM", {"M": MambaConfig()}).build().cuda()
+
+    task, config = Task(draw), replace(CONFIG, precision="bfloat16", captured=captured)
+    whole = train(build(), task, config)
+    config = replace(config, checkpoint=tmp_path / "run.safetensors", checkpoint_every=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(build(), interrupted(task, 8), config)
+    assert train(build(), task, config) == whole
