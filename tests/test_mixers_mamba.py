@@ -155,6 +155,21 @@ def test_parameters_and_states_are_as_counted():
     assert held == state_bytes(2, channels=48, state=5, conv=4, batch=3)
 
 
+def test_a_model_is_one_graph_for_the_compiler(seeded):
+    model = ModelConfig(50, 8, "M", {"M": MambaConfig(state_size=3)}).build()
+    tokens = seeded.integers(0, 50, 2, 7)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        want, state = model(tokens)
+    got, last = compiled(tokens)
+    assert_close(got, want)
+    for one, other in zip(tensors(last), tensors(state), strict=True):
+        assert_close(one, other)
+    assert_close(compiled(tokens, state)[0], model(tokens, state)[0])
+    got.sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 TINY = {
     "vocab_size": 64,
     "hidden_size": 32,
