@@ -17,39 +17,46 @@ LANES = 8192  # numbers that a program of `reread_kernel` reads at once
 
 
 @triton.jit
-def reread_kernel(x_ptr, out_ptr, size, rounds, LANES: tl.constexpr):
-    """Every program reads `size` numbers of its own, `rounds` times, and adds them up."""
+def reread_kernel(x_ptr, out_ptr, size, apart, rounds, LANES: tl.constexpr):
+    """Every program reads `size` numbers, `rounds` times, and adds them up.
+
+    Those of one program begin `apart` numbers after those of the one before it.
+    """
     program = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, LANES)
     total = tl.zeros((LANES,), tl.float32)
     for _ in range(rounds):
         for start in range(0, size, LANES):
-            total += tl.load(x_ptr + program * size + start + lane)
+            total += tl.load(x_ptr + program * apart + start + lane)
     tl.store(out_ptr + program * LANES + lane, total)
 
 
 def footprints(setting: Setting, quick: bool) -> Iterator[dict[str, Any]]:
-    """Rows of `footprint`: one program of 1,024 threads on each multiprocessor."""
+    """Rows of `footprint`: one program of 1,024 threads on each multiprocessor.
+
+    form "own": each reads bytes of its own, "same": all of them read the same ones.
+    """
     device = setting.device
     programs = torch.cuda.get_device_properties(device).multi_processor_count
-    kilobytes = [32, 64] if quick else [32, 64, 96, 128, 160, 192, 256, 384, 512, 1024, 4096, 16384]
+    kilobytes = [32, 64] if quick else [32 * 2**k for k in range(10)] + [96, 160, 192, 384]
     out = torch.empty(programs * LANES, device=device)
-    for bytes_each in (1024 * k for k in kilobytes):
-        size, rounds = bytes_each // 4, max(2, (2 if quick else 64) * 2**20 // bytes_each)
-        x = torch.ones(programs * size, device=device)
+    x = torch.ones(programs * 256 * max(kilobytes), device=device)
+    for form in ("own", "same"):
+        for bytes_each in (1024 * k for k in sorted(kilobytes)):
+            size, rounds = bytes_each // 4, max(2, (2 if quick else 64) * 2**20 // bytes_each)
+            sizes = (size, size if form == "own" else 0, rounds)
 
-        def reread(x: Tensor = x, size: int = size, rounds: int = rounds) -> None:
-            reread_kernel[(programs,)](x, out, size, rounds, LANES=LANES, num_warps=32)
+            def reread(sizes: tuple[int, ...] = sizes) -> None:
+                reread_kernel[(programs,)](x, out, *sizes, LANES=LANES, num_warps=32)
 
-        seconds = measure(reread, time_s=setting.time_s, device=device).median
-        right = bool((out.sum() == programs * size * rounds).item())
-        yield labels("footprint", "read", None, None, torch.float32) | {
-            "bytes_each": bytes_each,
-            "bytes_all": bytes_each * programs,
-            "seconds": seconds,
-            "bytes_per_s": bytes_each * programs * rounds / seconds,
-            "status": "ok" if right else "wrong: the sum is not that of the numbers",
-        }
+            seconds = measure(reread, time_s=setting.time_s / 4, device=device).median
+            right = bool((out == size // LANES * rounds).all().item())
+            yield labels("footprint", form, None, None, torch.float32) | {
+                "bytes_each": bytes_each,
+                "seconds": seconds,
+                "bytes_per_s": bytes_each * programs * rounds / seconds,
+                "status": "ok" if right else "wrong: the sum is not that of the numbers",
+            }
 
 
 def launches(setting: Setting, shape: Shape) -> Iterator[dict[str, Any]]:
