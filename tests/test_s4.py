@@ -150,11 +150,12 @@ class TestSums:
         torch.library.opcheck(_vandermonde, (c, z, 5, backend))
         torch.library.opcheck(_project, (x, z, backend))
         torch.library.opcheck(_cauchy, (c, z, 5, backend))
-        steps, start = seeded.normal(1, 2, 4, 3, 2), seeded.normal(1, 2, 3, 2)
-        for leaf in (steps, start):
-            leaf.requires_grad_()
-        for reverse in (False, True):
-            torch.library.opcheck(_decay_scan, (steps, z, start, reverse, backend))
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_custom_operator_of_the_scan(self, reverse, seeded):
+        shapes = (1, 2, 4, 3, 2), (1, 3, 2), (1, 2, 3, 2)
+        leaves = [seeded.normal(*shape).requires_grad_() for shape in shapes]
+        torch.library.opcheck(_decay_scan, (*leaves, reverse))
 
     def test_refusals(self, seeded):
         c, z, x = complex_normal(seeded, 2, 3), log_z(seeded, 2, 3), seeded.normal(1, 2, 5)

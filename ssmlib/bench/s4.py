@@ -1,9 +1,10 @@
 """The suite `s4`: what a linear time-invariant layer costs, and when to run it in which form.
 
-`layer`: an S4D layer, in chunks and by the FFT, against the same layer with the plain kernel, an
-einsum over all powers of all poles; beside them the FFT convolution alone, with its kernel given.
+`layer`: an S4D layer, by the walk of `ssmlib.kernels.s4d`, in chunks and by the FFT, against the
+same layer with the plain kernel, an einsum over all powers of all poles; beside them the FFT
+convolution alone, with its kernel given.
 `kernel`: the kernel alone, on the GPU and on two cores of the CPU.
-`form`: one system, forward, against the length: recurrence, direct sum, FFT, chunks.
+`form`: one system, forward, against the length: recurrence, direct sum, FFT, chunks, walk.
 
 "plain" computes phases in float32, as the public minimal S4D does; its error is in the row.
 """
@@ -15,17 +16,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from ssmlib.bench.cell import Cell, Setting, ceiling_row, fill
+from ssmlib.bench.cpu import allocated_at_most, two_cores
 from ssmlib.bench.s4_plain import apply, parameters_of, parts_of, plain_kernel, plain_system
 from ssmlib.bench.table import number, table, text
-from ssmlib.bench.timing import ceilings, default_device
+from ssmlib.bench.timing import Ceilings, ceilings, default_device
 from ssmlib.convolution import direct_conv, fft_conv
 from ssmlib.mixers.s4 import S4DConfig, S4Layer
 from ssmlib.s4 import kernel_diagonal, s4d
 
 PASSES = ("forward", "forward+backward")
+NAMES = {"recurrence": "reference", "fft": "fft", "chunks": "torch", "walk": "triton"}
+WALKED = {"forward": 6, "forward+backward": 24}  # instructions of a lane per pole and token
 COLUMNS = (
     ("", 6, text("experiment")),
     ("on", 4, text("on")),
@@ -53,7 +56,7 @@ class Shape(NamedTuple):
 LAYER = Shape(b=8, d=1024, n=64, t=16384)
 KERNEL = Shape(b=1, d=256, n=64, t=4096)
 FORM = Shape(b=8, d=256, n=64, t=16384)  # t: the longest
-LONGEST = {"recurrence": 4096, "direct": 4096, "fft": FORM.t, "chunks": FORM.t}
+LONGEST = {"recurrence": 4096, "direct": 4096, "fft": FORM.t, "chunks": FORM.t, "walk": FORM.t}
 
 
 def run(
@@ -67,7 +70,7 @@ def run(
     """
     device = default_device(device)
     seconds = (0.0, 0.02) if quick else (0.1, 0.5)
-    setting = Setting(device, ceilings(device, time_s=seconds[1]), *seconds)
+    setting = Setting(device, _ceilings(device, seconds[1]), *seconds)
     rows = [ceiling_row(setting.top)]
     for row in _rows(setting, quick, seconds):
         rows.append(row)
@@ -88,17 +91,20 @@ def _rows(setting: Setting, quick: bool, seconds: tuple[float, float]) -> Iterat
     layer, kernel, form = LAYER, KERNEL, FORM
     if quick:
         layer, kernel, form = Shape(2, 8, 8, 128), Shape(1, 8, 8, 128), Shape(2, 8, 8, 64)
-    for backend in ("plain", "fft", "chunks", "fft alone"):
+    on_gpu = setting.device.type == "cuda"
+    for backend in ("plain", "fft", "chunks", *(["walk"] * on_gpu), "fft alone"):
         for which in PASSES:
             yield fill(layer_cell(layer, backend, which, setting.device), setting)
     yield from kernels(setting, kernel)
-    if setting.device.type != "cpu":
+    if on_gpu:
         cpu = torch.device("cpu")
         with two_cores():
             yield from kernels(Setting(cpu, ceilings(cpu, time_s=seconds[1]), *seconds), kernel)
     t = 16
     while t <= form.t:
         for backend in (name for name, longest in LONGEST.items() if t <= longest):
+            if backend == "walk" and not on_gpu:
+                continue
             yield fill(form_cell(form._replace(t=t), backend, setting.device), setting)
         t *= 4
 
@@ -121,15 +127,16 @@ def layer_cell(shape: Shape, backend: str, which: str, device: torch.device) -> 
 
     Counted: the mix of channels, 2 real multiply-adds per pole and step of the kernel, 5/2 N log2 N
     per transform of length N = 2t (2 b d + d of them), three times all that with gradients; x, y
-    and their gradients moved once, the spectra not at all.
+    and their gradients moved once, the spectra not at all. The walk has no kernel and no transform,
+    but instructions for each pole and token: see WALKED.
     """
     b, d, n, t = shape
     backward = which != "forward"
-    layer = _layer(shape, device, "fft" if backend == "fft" else "auto")
+    layer = _layer(shape, device, NAMES.get(backend, "auto"))
     kernel = torch.randn(d, t, device=device) / t**0.5
-    mix, poles = 4 * b * t * d * d, 2 * n * d * t
-    transforms = (2 * b + 1) * d * 2.5 * 2 * t * math.log2(2 * t)
-    alone = backend == "fft alone"
+    alone, walked = backend == "fft alone", backend == "walk"
+    work = 0 if walked else (2 * b + 1) * d * 2.5 * 2 * t * math.log2(2 * t)
+    work += 0 if alone else 4 * b * t * d * d + (0 if walked else 2 * n * d * t)
 
     def forward(x: Tensor) -> tuple[Tensor, list[Tensor]]:
         if alone:
@@ -149,7 +156,7 @@ def layer_cell(shape: Shape, backend: str, which: str, device: torch.device) -> 
 
     return Cell(
         labels=_labels("layer", backend, which, shape, device, torch.bfloat16),
-        flops=int((transforms + (0 if alone else mix + poles)) * (3 if backward else 1)),
+        flops=int(work * (3 if backward else 1)),
         n_bytes=2 * b * t * d * (5 if backward else 2),
         needs=40 * d * n * t if backend == "plain" else 40 * b * d * t,
         n=t,
@@ -157,6 +164,7 @@ def layer_cell(shape: Shape, backend: str, which: str, device: torch.device) -> 
         draw=_draw(shape, backward, device, torch.bfloat16),
         run=_with_gradients(forward),
         truth=truth,
+        lanes=WALKED[which] * b * d * (n // 2) * t * walked,
     )
 
 
@@ -197,7 +205,7 @@ def kernel_cell(shape: Shape, backend: str, which: str, device: torch.device) ->
 
 
 def form_cell(shape: Shape, backend: str, device: torch.device) -> Cell:
-    """One S4D system, forward in float32: "recurrence" in Python, "direct" sum, "fft" or "chunks".
+    """One S4D system, forward in float32, by a form of LONGEST; "recurrence" is Python's.
 
     Counted: transforms, t^2/2 products, or, for the others, 2 real multiply-adds per entry of the
     state and token; x and y moved once.
@@ -210,9 +218,8 @@ def form_cell(shape: Shape, backend: str, device: torch.device) -> Cell:
         if backend == "direct":
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 return (direct_conv(x, kernel_diagonal(*parts, x.shape[1])),)
-        return (s4d(x, *parts, backend=names[backend])[0],)
+        return (s4d(x, *parts, backend=NAMES[backend])[0],)
 
-    names = {"recurrence": "reference", "fft": "fft", "chunks": "auto"}
     wide = parts_of(*(value.double() for value in values))
     transforms = (2 * b + 1) * d * 2.5 * 2 * t * math.log2(2 * t)
     work = {"recurrence": 4 * b * d * n * t, "direct": b * d * t * (t + 1), "fft": int(transforms)}
@@ -226,31 +233,18 @@ def form_cell(shape: Shape, backend: str, device: torch.device) -> Cell:
         draw=_draw(shape, False, device, torch.float32),
         run=run,
         truth=lambda x: (direct_conv(x, plain_kernel(*wide, x.shape[1])),),
+        lanes=WALKED["forward"] * b * d * (n // 2) * t * (backend == "walk"),
     )
 
 
-def allocated_at_most(f: Callable[[], Any]) -> int:
-    """The most bytes that f() took from the CPU's allocator at once, inside operations too."""
-    f()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        f()
-    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held, peak = 0, 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+def _ceilings(device: torch.device, seconds: float) -> Ceilings:
+    """With the rate of plain instructions on a GPU, which binds the walk."""
+    top = ceilings(device, time_s=seconds)
+    if device.type != "cuda":
+        return top
+    from ssmlib.bench.rates import with_rates  # a Triton kernel
 
-
-@contextlib.contextmanager
-def two_cores() -> Iterator[None]:
-    """Two threads for PyTorch on the CPU."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return with_rates(top, device, seconds)
 
 
 def _layer(shape: Shape, device: torch.device, backend: str = "auto") -> S4Layer:

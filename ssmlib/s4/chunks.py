@@ -11,8 +11,6 @@ needs fewer, about 5 log2(2t), but not as matrix products, and passes over zero-
 several times. The recurrence from chunk to chunk has t/q steps, and is linear and complex.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,7 +28,6 @@ def chunked(
     C: Tensor,
     D: Tensor | None,
     h: Tensor | None,
-    backend: str,
 ) -> tuple[Tensor, Tensor]:
     """y (b t d) and the last state (b d n) of h_t = a_bar h_{t-1} + b_bar x_t.
 
@@ -44,7 +41,7 @@ def chunked(
     rows = F.pad(x.permute(2, 0, 1), (0, c * q - t)).reshape(d, b * c, q)
     shares = (rows @ store).view(d, b, c, n, 2)
     start = x.new_zeros(d, b, n, 2) if h is None else torch.view_as_real(h.transpose(0, 1))
-    states, _ = _decay_scan(shares, torch.view_as_real(powers[..., q]), start, False, backend)
+    states, _ = _decay_scan(shares, torch.view_as_real(powers[..., q]), start, False)
     y = torch.baddbmm(states.reshape(d, b * c, 2 * n) @ read, rows, within)
 
     r = t - (c - 1) * q  # tokens of the last chunk
@@ -82,40 +79,11 @@ def _chunk(t: int, n: int, device: torch.device) -> int:
 
 
 @torch.library.custom_op("ssmlib::decay_scan", mutates_args=())
-def _decay_scan(
-    x: Tensor, z: Tensor, start: Tensor, reverse: bool, backend: str
-) -> tuple[Tensor, Tensor]:
+def _decay_scan(x: Tensor, z: Tensor, start: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
     """The h before each step of h <- z h + x_k, and the last one; from the end if reverse.
 
     x (d b c n 2), z (d n 2), start (d b n 2): pairs of real numbers.
     """
-    return SCANS[backend](x, z, start, reverse)
-
-
-@_decay_scan.register_fake
-def _(x: Tensor, z: Tensor, start: Tensor, reverse: bool, backend: str) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(start)
-
-
-def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(inputs[1], output[0])
-    ctx.reverse, ctx.backend = inputs[3:]
-
-
-def _backward(ctx, grad: Tensor, grad_last: Tensor) -> tuple:
-    """The transpose of a scan is the scan from the other end, with the conjugate decay."""
-    z, states = ctx.saved_tensors
-    grad_x, grad_start = _decay_scan(
-        grad.contiguous(), conj(z), grad_last.contiguous(), not ctx.reverse, ctx.backend
-    )
-    grad_z = times(conj(states), grad_x).sum((1, 2)) if ctx.needs_input_grad[1] else None
-    return grad_x, grad_z, grad_start, None, None
-
-
-_decay_scan.register_autograd(_backward, setup_context=_keep)
-
-
-def decay_scan_torch(x: Tensor, z: Tensor, start: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
     states = torch.empty_like(x)
     x, before = torch.view_as_complex(x.contiguous()), torch.view_as_complex(states)
     z, h = (torch.view_as_complex(pair.contiguous()) for pair in (z[:, None], start))
@@ -126,13 +94,24 @@ def decay_scan_torch(x: Tensor, z: Tensor, start: Tensor, reverse: bool) -> tupl
     return states, torch.view_as_real(h).clone()
 
 
-def _triton(x: Tensor, z: Tensor, start: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
-    from ssmlib.kernels import s4
+@_decay_scan.register_fake
+def _(x: Tensor, z: Tensor, start: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(start)
 
-    return s4.decay_scan_triton(x, z, start, reverse)
+
+def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[1], output[0])
+    ctx.reverse = inputs[3]
 
 
-SCANS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "torch": decay_scan_torch,
-    "triton": _triton,
-}
+def _backward(ctx, grad: Tensor, grad_last: Tensor) -> tuple:
+    """The transpose of a scan is the scan from the other end, with the conjugate decay."""
+    z, states = ctx.saved_tensors
+    grad_x, grad_start = _decay_scan(
+        grad.contiguous(), conj(z), grad_last.contiguous(), not ctx.reverse
+    )
+    grad_z = times(conj(states), grad_x).sum((1, 2)) if ctx.needs_input_grad[1] else None
+    return grad_x, grad_z, grad_start, None
+
+
+_decay_scan.register_autograd(_backward, setup_context=_keep)

@@ -1,4 +1,4 @@
-r"""S4D: a diagonal linear system per channel, as a recurrence, as a convolution, and in chunks.
+r"""S4D: a diagonal linear system per channel, as a recurrence, as a convolution, or in chunks.
 
 $$h_t = \bar a h_{t-1} + \bar b x_t, \quad y_t = 2\,\mathrm{Re}(C h_t) + D x_t
 \iff y = K * x + D x, \quad K_i = 2\,\mathrm{Re} \sum_n C_n \bar b_n \bar a_n^i$$
@@ -14,6 +14,7 @@ from ssmlib.convolution import fft_conv
 from ssmlib.discretize import zoh_diagonal
 from ssmlib.s4.chunks import chunked
 from ssmlib.s4.powers import project, vandermonde
+from ssmlib.s4.walk import walk
 from ssmlib.shapes import check, check_floating
 
 METHODS = ("zoh", "bilinear")
@@ -37,8 +38,9 @@ def s4d(
     x (b t d). dt, D (d,) real. A, B, C (d n) complex, n conjugate pairs, real parts of A below 0.
     state (b d n) complex, the h before the first token; zero if None. method: "zoh" or "bilinear".
     backend "reference" is the recurrence, step by step, and so is a single token with any. "fft" is
-    one convolution over all of x. "torch" and "triton" go by chunks, see `ssmlib.s4.chunks`. The
-    fast ones hold no state per token. Half precision is computed in float32; y has the dtype of x.
+    one convolution over all of x. "torch" goes by chunks, see `ssmlib.s4.chunks`. "triton" is the
+    recurrence in one kernel, see `ssmlib.s4.walk`. These three hold no state per token. Half
+    precision is computed in float32; y has the dtype of x.
     Differentiable in everything.
     Raises ValueError for shapes that disagree, a dt <= 0 or a real part >= 0 (read on the CPU
     only), a method or a backend that is unknown.
@@ -55,15 +57,19 @@ def s4d(
     chosen = resolve(backend, x, default="torch", available=BACKENDS)
     log_a, b_bar = discretize_diagonal(dt, A, B, method)
     wide, cwide = working_dtypes(x, dt, C)
-    inputs, C = x.to(wide), C.to(cwide)
-    h, D = None if state is None else state.to(cwide), None if D is None else D.to(wide)
+    C, D = C.to(cwide), None if D is None else D.to(wide)
+    h = None if state is None else state.to(cwide)
     with torch.autocast(x.device.type, enabled=False):
         if chosen == "reference" or x.shape[1] == 1:
-            y, h = _recurrence(inputs, torch.exp(log_a).to(cwide), b_bar.to(cwide), C, D, h)
+            a_bar, b_bar = torch.exp(log_a).to(cwide), b_bar.to(cwide)
+            y, h = _recurrence(x.to(wide), a_bar, b_bar, C, D, h)
         elif chosen == "fft":
-            y, h = _convolution(inputs, log_a, b_bar, C, D, h)
+            y, h = _convolution(x.to(wide), log_a, b_bar, C, D, h)
+        elif chosen == "torch":
+            y, h = chunked(x.to(wide), log_a, b_bar, C, D, h)
         else:
-            y, h = chunked(inputs, log_a, b_bar, C, D, h, chosen)
+            y, last = walk(x, log_a, (2 * C * b_bar).to(cwide), D)
+            y, h = _add_start(y, b_bar.to(cwide) * last, log_a, C, h)
     return y.to(x.dtype), h
 
 
@@ -153,8 +159,16 @@ def _convolution(
 ) -> tuple[Tensor, Tensor]:
     rows, t = x.mT.contiguous(), x.shape[1]  # time last, once for the transform and the last state
     y = fft_conv(rows.mT, _kernel(log_a, b_bar, C, t, "auto"))
-    last = b_bar.to(C.dtype) * project(rows, log_a)
-    if h is not None:
-        y = y + vandermonde((2 * C * torch.exp(log_a)).to(C.dtype) * h, log_a, t).mT
-        last = last + torch.exp(t * log_a).to(C.dtype) * h
-    return y if D is None else y + D * rows.mT, last
+    y = y if D is None else y + D * rows.mT
+    return _add_start(y, b_bar.to(C.dtype) * project(rows, log_a), log_a, C, h)
+
+
+def _add_start(
+    y: Tensor, last: Tensor, log_a: Tensor, C: Tensor, h: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What a system that starts from zero gives, and what it would give without x, from h."""
+    if h is None:
+        return y, last
+    t = y.shape[1]
+    y = y + vandermonde((2 * C * torch.exp(log_a)).to(C.dtype) * h, log_a, t).mT
+    return y, last + torch.exp(t * log_a).to(C.dtype) * h
