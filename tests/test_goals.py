@@ -55,6 +55,15 @@ def test_rows_without_a_goal_or_a_time_decide_nothing():
     assert "0 of 0 goals met." in markdown(made)
 
 
+@pytest.mark.parametrize(
+    ("experiment", "which", "goal"),
+    [("cpu scan", "forward", 2), ("cpu scan", "forward+backward", 3), ("cpu step", "step", 100)],
+)
+def test_goals_on_a_cpu_are_about_what_else_runs_there(experiment, which, goal):
+    ours, loop = row(experiment, which, 1e-3), row(experiment, which, 1e-3 * goal, "python loop")
+    assert [(v.goal, v.met) for v in verdicts([ours, loop])] == [(goal, True)]
+
+
 def test_peak_memory_is_compared_where_both_are_known():
     ours = row("selective scan", "forward", 1e-3) | {"peak_bytes": 100}
     lean, fat = (

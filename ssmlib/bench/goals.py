@@ -50,6 +50,10 @@ def goal(row: Row) -> tuple[str, float | None]:
     if row["experiment"] == "selective scan":
         first = (row["b"], row["d"], row["n"]) == FIRST
         return "times", {"forward": (1.5, 2.0), "forward+backward": (2.0, 3.0)}[row["pass"]][first]
+    if row["experiment"] == "cpu scan":
+        return "times", {"forward": 2.0, "forward+backward": 3.0}[row["pass"]]
+    if row["experiment"] == "cpu step":
+        return "times", 100.0
     if row["experiment"] == "decode":
         return "share", 0.8 if row["b"] >= 32 else None
     if row["experiment"] in ("linear scan", "causal conv1d"):
