@@ -9,12 +9,19 @@ from agreement import assert_close
 from torch import nn
 
 from ssmlib.bench import selection, store
-from ssmlib.bench.longrange.ledger import Ledger, OutOfTime
+from ssmlib.bench.longrange.ledger import Ledger
 from ssmlib.bench.selection.__main__ import main
 from ssmlib.bench.selection.cases import SIZES, Size, cases, pieces
-from ssmlib.bench.selection.fit import Cell, accuracy, asked_lengths, built, fit
+from ssmlib.bench.selection.fit import (
+    Cell,
+    accuracy,
+    asked_lengths,
+    built,
+    fit,
+    train_together,
+)
 from ssmlib.bench.selection.published import COPYING, INDUCTION, published
-from ssmlib.bench.selection.sweep import sweep, sweep_all
+from ssmlib.bench.selection.sweep import sweep
 from ssmlib.bench.selection.wrappers import (
     WRAPPERS,
     LongConvSystem,
@@ -24,6 +31,7 @@ from ssmlib.bench.selection.wrappers import (
 )
 from ssmlib.mixers.mamba import MambaConfig
 from ssmlib.recall import induction
+from ssmlib.train import Task, train
 
 SYSTEMS = {"s4d": S4DSystem(8), "long_conv": LongConvSystem(20), "s6": S6System(4, 2)}
 TINY = SIZES["selective_copying"]["tiny"]
@@ -149,39 +157,54 @@ def test_a_case_is_asked_no_longer_than_it_says():
 
 
 def pretend(shares: dict[tuple[float, int], float], asked: list):
-    def run(cell):
-        asked.append((cell.lr, cell.seed))
-        return [{"length": TINY.length, "accuracy": shares[cell.lr, cell.seed], "status": "ok"}]
+    def run(cells):
+        asked.append([(cell.lr, cell.seed) for cell in cells])
+        return [
+            [{"length": TINY.length, "accuracy": shares[cell.lr, cell.seed], "status": "ok"}]
+            for cell in cells
+        ]
 
     return run
 
 
+def swept(size: Size, shares: dict, together: int = 1, count: int = 1) -> tuple[list, list]:
+    """The rows of the first cases, and what was trained with what."""
+    asked = []
+    chosen = list(cases("selective_copying", TINY))[:count]
+    ledger = Ledger(None, "")
+    rows = list(sweep(chosen, size, ledger, "cpu", together, pretend(shares, asked)))
+    assert ledger.rows == rows
+    return rows, asked
+
+
 def test_the_sweep_stops_at_what_solves_and_tries_everything_else():
-    case = next(cases("selective_copying", TINY))
     size = replace(TINY, lrs=(1e-3, 1e-2, 1e-1), seeds=3, solved=0.9)
     shares = {(lr, seed): lr for lr in size.lrs for seed in range(3)}
-    asked = []
-    list(sweep(case, size, Ledger(None, ""), "cpu", pretend(shares, asked)))
-    assert asked == [(1e-3, 0), (1e-2, 0), (1e-1, 0), (1e-1, 1), (1e-1, 2)]
-
-    asked.clear()
-    shares |= {(1e-3, 0): 0.95}
-    rows = list(sweep(case, size, Ledger(None, ""), "cpu", pretend(shares, asked)))
-    assert asked == [(1e-3, 0), (1e-3, 1), (1e-3, 2)]
+    _, asked = swept(size, shares)
+    assert asked == [[(1e-3, 0)], [(1e-2, 0)], [(1e-1, 0)], [(1e-1, 1)], [(1e-1, 2)]]
+    rows, asked = swept(size, shares | {(1e-3, 0): 0.95})
+    assert asked == [[(1e-3, 0)], [(1e-3, 1)], [(1e-3, 2)]]
     assert [row["seed"] for row in rows] == [0, 1, 2]
-    assert rows[0].items() >= case.labels.items()
+    assert rows[0].items() >= next(cases("selective_copying", TINY)).labels.items()
+
+
+def test_cells_are_trained_side_by_side_as_many_as_said():
+    size = replace(TINY, lrs=(1e-3,), seeds=2)
+    rows, asked = swept(size, {(1e-3, 0): 0.5, (1e-3, 1): 0.5}, together=2, count=3)
+    assert [len(group) for group in asked] == [2, 1, 2, 1]
+    assert len(rows) == 6
+    assert len({(row["layer"], row["variant"]) for row in rows}) == 3
 
 
 def test_the_best_of_a_case_is_the_mean_of_its_seeds_at_the_rate_gone_on_with():
-    case = next(cases("selective_copying", TINY))
     size = replace(TINY, lrs=(1e-2, 1e-3), seeds=3)
     shares = {(1e-3, 0): 0.5, (1e-2, 0): 0.5, (1e-2, 1): 0.3, (1e-2, 2): 0.4}
-    rows = list(sweep(case, size, Ledger(None, ""), "cpu", pretend(shares, [])))
+    rows, _ = swept(size, shares)
     (row,) = selection.best(rows)
     assert (row["lr"], row["lrs"], row["seeds"]) == (1e-2, 2, 3)
     assert row["accuracy"] == pytest.approx(0.4)
     assert row["worst"] == 0.3
-    assert row["layer"] == case.layer
+    assert row["layer"] == rows[0]["layer"]
 
 
 def test_what_the_paper_reports_stands_beside_its_length():
@@ -198,25 +221,35 @@ def test_what_the_paper_reports_stands_beside_its_length():
 
 
 @pytest.mark.parametrize("experiment", selection.EXPERIMENTS)
-def test_a_fit_is_the_same_by_seed(experiment):
+def test_models_side_by_side_learn_what_each_learns_alone(experiment):
+    """As `train` would teach it, bit by bit."""
     size = SIZES[experiment]["tiny"]
-    case = next(cases(experiment, size))
-    once, again, other = (fit(Cell(case, size, 1e-2, seed, "cpu")) for seed in (0, 0, 1))
-    assert [row["loss"] for row in once] == [row["loss"] for row in again]
-    assert once[0]["loss"] != other[0]["loss"]
-    assert [row["length"] for row in once] == list(size.tested)
+    chosen = list(cases(experiment, size))
+    cells = [Cell(chosen[i], size, 1e-2, seed, "cpu") for i, seed in ((0, 0), (1, 0), (0, 1))]
+    models = [built(cell) for cell in cells]
+    train_together(models, cells)
+    for cell, model in zip(cells, models, strict=True):
+        alone = built(cell)
+        task = Task(lambda seed, cell=cell: cell.draw(size.batch, size.length, seed))
+        train(alone, task, cell.config)
+        for p, q in zip(model.parameters(), alone.parameters(), strict=True):
+            assert torch.equal(p, q)
 
 
-def test_other_processes_train_the_same(tmp_path):
-    work = [(next(cases("selective_copying", TINY)), replace(TINY, lrs=(1e-2,)))]
-    alone = list(sweep_all(work, Ledger(None, ""), "cpu"))
-    kept = Ledger(tmp_path / "rows.jsonl", "here")
-    shared = list(sweep_all(work, kept, "cpu", workers=1))
-    assert [row | {"seconds": 0} for row in shared] == [row | {"seconds": 0} for row in alone]
-    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1 + len(alone)
-    late = Ledger(None, "", seconds=0.0)
-    with pytest.raises(OutOfTime):
-        list(sweep_all(work, late, "cpu", workers=1))
+def test_a_fit_says_what_it_trained():
+    case = next(cases("selective_copying", TINY))
+    (rows,) = fit([Cell(case, TINY, 1e-2, 0, "cpu")])
+    assert [row["length"] for row in rows] == list(TINY.tested)
+    assert all(0 <= row["accuracy"] <= 1 and row["status"] == "ok" for row in rows)
+    weights = sum(p.numel() for p in case.model.build().parameters())
+    assert {row["parameters"] for row in rows} == {weights}
+
+
+def test_a_fit_that_diverges_says_so():
+    case = next(cases("selective_copying", TINY))
+    (rows,) = fit([Cell(case, TINY, 1e20, 0, "cpu")])
+    assert [(row["length"], row["status"]) for row in rows] == [(TINY.length, "diverged")]
+    assert rows[0]["loss"] is None
 
 
 def test_the_tiny_suite_writes_a_record_and_continues(tmp_path, capsys):
@@ -248,6 +281,6 @@ def test_unknown_names_are_refused():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_the_tiny_suite_is_captured_on_a_gpu(tmp_path):
-    assert main(["--out", str(tmp_path), "--quick", "--device", "cuda"]) == 0
+    assert main(["--out", str(tmp_path), "--quick", "--device", "cuda", "--together", "3"]) == 0
     rows = store.load_record("selection", tmp_path).rows
     assert {row["status"] for row in rows} == {"ok"}

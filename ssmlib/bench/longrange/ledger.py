@@ -47,12 +47,24 @@ class Ledger:
 
     def fill(self, labels: Mapping[str, Any], make: Callable[[], Iterable[Row]]) -> list[Row]:
         """The rows that carry these labels: those on file, or else labels + each of make()."""
-        found = [row for row in self.rows if labels.items() <= row.items()]
+        found = self.find(labels)
         if found:
             return found
+        self.check_time()
+        return self.keep(labels, make())
+
+    def find(self, labels: Mapping[str, Any]) -> list[Row]:
+        """The rows on file that carry these labels."""
+        return [row for row in self.rows if labels.items() <= row.items()]
+
+    def check_time(self) -> None:
+        """Raise OutOfTime where nothing new should begin."""
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise OutOfTime
-        new = [dict(labels) | row for row in make()]
+
+    def keep(self, labels: Mapping[str, Any], rows: Iterable[Row]) -> list[Row]:
+        """Write labels + each of these rows, and return them."""
+        new = [dict(labels) | row for row in rows]
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(f"{json.dumps(row)}\n" for row in new))

@@ -5,8 +5,8 @@
 
     cases       what is trained, at which sizes
     wrappers    the layers of the grid
-    fit         one run
-    sweep       learning rates, seeds, processes
+    fit         some of them, trained side by side
+    sweep       learning rates and seeds
     published   what the paper reports
 
 `rows(experiment, "small")` trains for a minute or two on one CPU thread.
@@ -25,7 +25,7 @@ from ssmlib.bench.longrange.ledger import Ledger, OutOfTime, Row
 from ssmlib.bench.provenance import provenance
 from ssmlib.bench.selection.cases import EXPERIMENTS, SIZES, cases
 from ssmlib.bench.selection.published import published
-from ssmlib.bench.selection.sweep import sweep_all
+from ssmlib.bench.selection.sweep import sweep
 from ssmlib.bench.table import number, table, text
 from ssmlib.bench.timing import default_device
 
@@ -69,12 +69,12 @@ def rows(
     device: str | torch.device | None = None,
     ledger: Ledger | None = None,
     only: Container[tuple[str, str]] | None = None,
-    workers: int = 0,
+    together: int = 1,
 ) -> Iterator[Row]:
     """Train the cases of one of EXPERIMENTS, and yield a row per run and tested length.
 
     size: "full" for a GPU, "small" for a CPU, "tiny" to see that it runs. only: some of the cases,
-    as (layer, variant). workers: processes that share the device, 0 for this one.
+    as (layer, variant). together: how many are trained side by side, see `fit`.
     Raises ValueError for another name, and OutOfTime where the ledger says so.
     """
     if experiment not in SIZES:
@@ -83,13 +83,13 @@ def rows(
         known = ", ".join(SIZES[experiment])
         raise ValueError(f"size: expected one of {known}, got {size!r}")
     chosen = SIZES[experiment][size]
-    work = [
-        (case, chosen)
+    wanted = [
+        case
         for case in cases(experiment, chosen)
         if only is None or (case.layer, case.variant) in only
     ]
     ledger = Ledger(None, "") if ledger is None else ledger
-    yield from sweep_all(work, ledger, str(default_device(device)), workers)
+    yield from sweep(wanted, chosen, ledger, str(default_device(device)), together)
 
 
 def run(
@@ -99,13 +99,13 @@ def run(
     keep: Path | None = None,
     seconds: float | None = None,
     only: Container[str] = EXPERIMENTS,
-    workers: int = 0,
+    together: int = 1,
 ) -> list[Row]:
     """All rows of the suite; quick=True trains the tiny sizes, for four steps each.
 
     keep: a file of rows that are done, which a later call continues. Nothing new is begun after
-    `seconds`: then OutOfTime is raised. only: some of EXPERIMENTS. progress is called with a line
-    of text after each row.
+    `seconds`: then OutOfTime is raised. only: some of EXPERIMENTS. together: see `rows`. progress
+    is called with a line of text after each row.
     """
     device = default_device(device)
     source = provenance("", device)
@@ -118,7 +118,7 @@ def run(
     ledger = Ledger(keep, where, seconds, tell)
     size = "tiny" if quick else "full"
     found = [
-        list(rows(name, size, device, ledger, workers=workers))
+        list(rows(name, size, device, ledger, together=together))
         for name in EXPERIMENTS
         if name in only
     ]

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, required=True)
     parser.add_argument("--seconds", type=float, help="begin nothing new after so long")
     parser.add_argument("--only", choices=EXPERIMENTS, nargs="+", help="leave the record for later")
-    parser.add_argument("--workers", type=int, default=0, help="processes that share the device")
+    parser.add_argument("--together", type=int, default=1, help="models trained side by side")
     parser.add_argument("--quick", action="store_true", help="four steps each, to try it out")
     parser.add_argument("--device", help="cuda or cpu; by default cuda if there is one")
     args = parser.parse_args(arguments)
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     keep = args.out / f"selection{'_quick' * args.quick}.jsonl"
     wanted = args.only or EXPERIMENTS
     try:
-        rows = run(args.quick, device, tell, keep, args.seconds, wanted, args.workers)
+        rows = run(args.quick, device, tell, keep, args.seconds, wanted, args.together)
     except OutOfTime:
         print(f"time is up; the same command continues from {keep}")
         return 3

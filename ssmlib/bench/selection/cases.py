@@ -117,6 +117,10 @@ class Case:
     in_pieces: bool = False
 
     @property
+    def name(self) -> tuple[str, ...]:
+        return tuple(self.labels.values())
+
+    @property
     def labels(self) -> dict[str, str]:
         return {
             "experiment": self.experiment,

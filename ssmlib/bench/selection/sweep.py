@@ -1,76 +1,59 @@
-"""Which cells are trained: what fails has failed at every learning rate, and all have three seeds.
+"""Which cells are trained: what fails has failed at every learning rate, and all have their seeds.
 
-On a GPU several processes share it, for these models are too small to fill it alone.
+Cells are trained in waves. The first has every case at the first learning rate; the next ones have
+those that did not solve the task yet, at the next rate; the last has the other seeds, each case at
+its best rate. A wave is trained `together` cells at a time.
 """
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-
-import torch
 
 from ssmlib.bench.longrange.ledger import Ledger, Row
 from ssmlib.bench.selection.cases import Case, Size
 from ssmlib.bench.selection.fit import Cell, fit
 
-Fit = Callable[[Cell], list[Row]]
+Fit = Callable[[Sequence[Cell]], list[list[Row]]]
 
 
-def sweep(case: Case, size: Size, ledger: Ledger, device: str, run: Fit = fit) -> Iterator[Row]:
-    """The rows of one case: learning rates until one solves the task, then the other seeds."""
-
-    def trained(lr: float, seed: int) -> list[Row]:
-        cell = Cell(case, size, lr, seed, device)
-        return ledger.fill(cell.labels, lambda: run(cell))
-
-    best, reached = size.lrs[0], -1.0
+def sweep(
+    cases: Sequence[Case], size: Size, ledger: Ledger, device: str, together: int, run: Fit = fit
+) -> Iterator[Row]:
+    """The rows of every case, wave by wave. Raises OutOfTime where the ledger says so."""
+    reached: dict[tuple[str, ...], tuple[float, float]] = {}  # best accuracy, at which rate
     for lr in size.lrs:
-        rows = trained(lr, 0)
+        left = [case for case in cases if reached.get(case.name, (0.0,))[0] < size.solved]
+        wave = [Cell(case, size, lr, 0, device) for case in left]
+        for cell, rows in trained(wave, ledger, together, run):
+            yield from rows
+            share = score(rows, size.length)
+            if cell.case.name not in reached or share > reached[cell.case.name][0]:
+                reached[cell.case.name] = share, lr
+    wave = [
+        Cell(case, size, reached[case.name][1], seed, device)
+        for case in cases
+        for seed in range(1, size.seeds)
+    ]
+    for _, rows in trained(wave, ledger, together, run):
         yield from rows
-        share = score(rows, size.length)
-        if share > reached:
-            best, reached = lr, share
-        if share >= size.solved:
-            break
-    for seed in range(1, size.seeds):
-        yield from trained(best, seed)
+
+
+def trained(
+    wave: Sequence[Cell], ledger: Ledger, together: int, run: Fit
+) -> Iterator[tuple[Cell, list[Row]]]:
+    """Each cell with its rows: first those on file, then the others as they come."""
+    missing = []
+    for cell in wave:
+        rows = ledger.find(cell.labels)
+        if rows:
+            yield cell, rows
+        else:
+            missing.append(cell)
+    for i in range(0, len(missing), together):
+        ledger.check_time()
+        group = missing[i : i + together]
+        for cell, rows in zip(group, run(group), strict=True):
+            yield cell, ledger.keep(cell.labels, rows)
 
 
 def score(rows: Sequence[Row], length: int) -> float:
     """The accuracy at this length."""
     return next(row["accuracy"] for row in rows if row["length"] == length)
-
-
-def sweep_all(
-    work: Sequence[tuple[Case, Size]], ledger: Ledger, device: str, workers: int = 0
-) -> Iterator[Row]:
-    """The rows of every case, as they come; in this process, or shared among `workers` others.
-
-    Cases are begun in the order given. The first error, OutOfTime too, ends it once what runs is
-    done and kept.
-    """
-    if workers == 0:
-        for case, size in work:
-            yield from sweep(case, size, ledger, device)
-        return
-    spawned = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(
-            workers, spawned, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool,
-        ThreadPoolExecutor(workers) as threads,
-    ):
-
-        def remote(cell: Cell) -> list[Row]:
-            return pool.submit(fit, cell).result()
-
-        def whole(case: Case, size: Size) -> list[Row]:
-            return list(sweep(case, size, ledger, device, remote))
-
-        asked = [threads.submit(whole, case, size) for case, size in work]
-        try:
-            for done in as_completed(asked):
-                yield from done.result()
-        finally:
-            for future in asked:
-                future.cancel()

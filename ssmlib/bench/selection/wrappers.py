@@ -196,7 +196,7 @@ class _LongConv(nn.Module):
 class _S6(nn.Module):
     """Parameters named and drawn as in `ssmlib.mixers.mamba`."""
 
-    slow = ("A_log",)
+    slow = ("A_log", "dt_proj.bias")
 
     def __init__(self, e: int, config: S6System):
         super().__init__()
