@@ -11,7 +11,7 @@ from torch import nn
 from ssmlib.bench import selection, store
 from ssmlib.bench.longrange.ledger import Ledger
 from ssmlib.bench.selection.__main__ import main
-from ssmlib.bench.selection.cases import SIZES, Size, cases, pieces
+from ssmlib.bench.selection.cases import SIZES, Size, cases_of, pieces
 from ssmlib.bench.selection.fit import (
     Cell,
     accuracy,
@@ -20,8 +20,8 @@ from ssmlib.bench.selection.fit import (
     fit,
     train_together,
 )
-from ssmlib.bench.selection.published import COPYING, INDUCTION, published
-from ssmlib.bench.selection.sweep import sweep
+from ssmlib.bench.selection.published import COPYING, INDUCTION, published_share
+from ssmlib.bench.selection.sweep import sweep_all
 from ssmlib.bench.selection.wrappers import (
     WRAPPERS,
     LongConvSystem,
@@ -134,7 +134,7 @@ def test_each_piece_is_left_out_once():
 
 def test_accuracy_in_pieces_is_that_of_the_whole(monkeypatch):
     """And only what is asked counts."""
-    case = next(cases("induction", SIZES["induction"]["tiny"]))
+    case = next(cases_of("induction", SIZES["induction"]["tiny"]))
     model = built(Cell(case, SIZES["induction"]["tiny"], 1e-2, 0, "cpu"))
     tokens, targets = induction(40, 37, 5, seed=0)
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_accuracy_in_pieces_is_that_of_the_whole(monkeypatch):
 
 def test_a_case_is_asked_no_longer_than_it_says():
     size = SIZES["induction"]["tiny"]
-    case = replace(next(cases("induction", size)), longest=12)
+    case = replace(next(cases_of("induction", size)), longest=12)
     cell = Cell(case, size, 1e-2, 0, "cpu")
     model = built(cell)
     assert [row["length"] for row in asked_lengths(model, cell, "ok")] == [8, 12]
@@ -170,9 +170,9 @@ def pretend(shares: dict[tuple[float, int], float], asked: list):
 def swept(size: Size, shares: dict, together: int = 1, count: int = 1) -> tuple[list, list]:
     """The rows of the first cases, and what was trained with what."""
     asked = []
-    chosen = list(cases("selective_copying", TINY))[:count]
+    chosen = list(cases_of("selective_copying", TINY))[:count]
     ledger = Ledger(None, "")
-    rows = list(sweep(chosen, size, ledger, "cpu", together, pretend(shares, asked)))
+    rows = list(sweep_all(chosen, size, ledger, "cpu", together, pretend(shares, asked)))
     assert ledger.rows == rows
     return rows, asked
 
@@ -185,7 +185,7 @@ def test_the_sweep_stops_at_what_solves_and_tries_everything_else():
     rows, asked = swept(size, shares | {(1e-3, 0): 0.95})
     assert asked == [[(1e-3, 0)], [(1e-3, 1)], [(1e-3, 2)]]
     assert [row["seed"] for row in rows] == [0, 1, 2]
-    assert rows[0].items() >= next(cases("selective_copying", TINY)).labels.items()
+    assert rows[0].items() >= next(cases_of("selective_copying", TINY)).labels.items()
 
 
 def test_cells_are_trained_side_by_side_as_many_as_said():
@@ -208,14 +208,14 @@ def test_the_best_of_a_case_is_the_mean_of_its_seeds_at_the_rate_gone_on_with():
 
 
 def test_what_the_paper_reports_stands_beside_its_length():
-    assert published("selective_copying", "s6", "mamba", 4096) == 0.998
-    assert published("selective_copying", "s6", "mamba", 512) is None
-    assert published("selective_copying", "s6", "no conv", 4096) is None
-    assert published("induction", "attention", "rotary", 2**10) == 0.313
-    assert published("induction", "attention", "rotary", 2**15) is None
-    assert published("induction", "mamba", "", 2**20) == 1.0
+    assert published_share("selective_copying", "s6", "mamba", 4096) == 0.998
+    assert published_share("selective_copying", "s6", "mamba", 512) is None
+    assert published_share("selective_copying", "s6", "no conv", 4096) is None
+    assert published_share("induction", "attention", "rotary", 2**10) == 0.313
+    assert published_share("induction", "attention", "rotary", 2**15) is None
+    assert published_share("induction", "mamba", "", 2**20) == 1.0
     for experiment, table in (("selective_copying", COPYING), ("induction", INDUCTION)):
-        made = cases(experiment, SIZES[experiment]["full"])
+        made = cases_of(experiment, SIZES[experiment]["full"])
         names = {(case.layer, case.variant) for case in made if case.part == "grid"}
         assert table.keys() <= names
 
@@ -224,7 +224,7 @@ def test_what_the_paper_reports_stands_beside_its_length():
 def test_models_side_by_side_learn_what_each_learns_alone(experiment):
     """As `train` would teach it, bit by bit."""
     size = SIZES[experiment]["tiny"]
-    chosen = list(cases(experiment, size))
+    chosen = list(cases_of(experiment, size))
     cells = [Cell(chosen[i], size, 1e-2, seed, "cpu") for i, seed in ((0, 0), (1, 0), (0, 1))]
     models = [built(cell) for cell in cells]
     train_together(models, cells)
@@ -237,7 +237,7 @@ def test_models_side_by_side_learn_what_each_learns_alone(experiment):
 
 
 def test_a_fit_says_what_it_trained():
-    case = next(cases("selective_copying", TINY))
+    case = next(cases_of("selective_copying", TINY))
     (rows,) = fit([Cell(case, TINY, 1e-2, 0, "cpu")])
     assert [row["length"] for row in rows] == list(TINY.tested)
     assert all(0 <= row["accuracy"] <= 1 and row["status"] == "ok" for row in rows)
@@ -246,7 +246,7 @@ def test_a_fit_says_what_it_trained():
 
 
 def test_a_fit_that_diverges_says_so():
-    case = next(cases("selective_copying", TINY))
+    case = next(cases_of("selective_copying", TINY))
     (rows,) = fit([Cell(case, TINY, 1e20, 0, "cpu")])
     assert [(row["length"], row["status"]) for row in rows] == [(TINY.length, "diverged")]
     assert rows[0]["loss"] is None

@@ -23,9 +23,9 @@ import torch
 
 from ssmlib.bench.longrange.ledger import Ledger, OutOfTime, Row
 from ssmlib.bench.provenance import provenance
-from ssmlib.bench.selection.cases import EXPERIMENTS, SIZES, cases
-from ssmlib.bench.selection.published import published
-from ssmlib.bench.selection.sweep import sweep
+from ssmlib.bench.selection.cases import EXPERIMENTS, SIZES, cases_of
+from ssmlib.bench.selection.published import published_share
+from ssmlib.bench.selection.sweep import sweep_all
 from ssmlib.bench.table import number, table, text
 from ssmlib.bench.timing import default_device
 
@@ -34,7 +34,7 @@ __all__ = [
     "Ledger",
     "OutOfTime",
     "best",
-    "published",
+    "published_share",
     "rows",
     "run",
     "summary",
@@ -85,11 +85,11 @@ def rows(
     chosen = SIZES[experiment][size]
     wanted = [
         case
-        for case in cases(experiment, chosen)
+        for case in cases_of(experiment, chosen)
         if only is None or (case.layer, case.variant) in only
     ]
     ledger = Ledger(None, "") if ledger is None else ledger
-    yield from sweep(wanted, chosen, ledger, str(default_device(device)), together)
+    yield from sweep_all(wanted, chosen, ledger, str(default_device(device)), together)
 
 
 def run(
@@ -129,7 +129,7 @@ def best(rows: Iterable[Row]) -> list[Row]:
     """A row per case and length: the mean over the seeds at the learning rate that did best.
 
     lrs: how many were tried. seeds: how many were averaged. accuracy, worst: their mean and their
-    least. published: see `published`.
+    least. published: see `published_share`.
     """
     chosen = []
     ordered = sorted(rows, key=_place)
@@ -146,7 +146,7 @@ def best(rows: Iterable[Row]) -> list[Row]:
                 dict(zip(NAMES, names, strict=True))
                 | {"lr": lr, "lrs": len(first), "seeds": len(each), "length": length}
                 | {"accuracy": mean(each), "worst": min(each)}
-                | {"published": published(names[0], names[2], names[3], length)}
+                | {"published": published_share(names[0], names[2], names[3], length)}
             )
     return chosen
 

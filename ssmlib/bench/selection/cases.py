@@ -130,7 +130,7 @@ class Case:
         }
 
 
-def cases(experiment: str, size: Size) -> Iterator[Case]:
+def cases_of(experiment: str, size: Size) -> Iterator[Case]:
     """The experiment's cases at this size."""
     yield from (_heads if experiment == "induction" else _copying)(size)
 

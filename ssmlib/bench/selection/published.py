@@ -23,7 +23,7 @@ INDUCTION = {
 }
 
 
-def published(experiment: str, layer: str, variant: str, length: int) -> float | None:
+def published_share(experiment: str, layer: str, variant: str, length: int) -> float | None:
     """The published accuracy of a layer, None where there is none.
 
     Of selective copying there is one length, 4,096, which stands beside ours of that length.

@@ -14,7 +14,7 @@ from ssmlib.bench.selection.fit import Cell, fit
 Fit = Callable[[Sequence[Cell]], list[list[Row]]]
 
 
-def sweep(
+def sweep_all(
     cases: Sequence[Case], size: Size, ledger: Ledger, device: str, together: int, run: Fit = fit
 ) -> Iterator[Row]:
     """The rows of every case, wave by wave. Raises OutOfTime where the ledger says so."""
