@@ -27,6 +27,10 @@ SUITES = {
         "ssmlib.bench.longrange",
         "small models trained on tasks with a long memory",
     ),
+    "selection": Suite(
+        "ssmlib.bench.selection",
+        "what selection adds: selective copying and induction, by layer and piece by piece",
+    ),
     "language_model": Suite(
         "ssmlib.bench.language",
         "small models that learn a text byte by byte, and one training step of a larger Mamba",
