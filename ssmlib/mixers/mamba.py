@@ -23,7 +23,7 @@ from ssmlib.selective_scan import selective_scan
 from ssmlib.shapes import check, check_number
 
 SELECTIVE = ("dt", "B", "C")
-DT_FLOOR = 1e-4
+DT_FLOOR = 1e-4  # mamba_ssm raises smaller steps to this one; here they are refused
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class Mamba(nn.Module):
         super().__init__()
         c = config
         rank = -(-d // 16) if c.dt_rank is None else c.dt_rank
-        check_number(low=1, whole=True, state_size=c.state_size, expand=c.expand, dt_rank=rank)
+        check_number(low=1, whole=True, d_model=d, state_size=c.state_size)
+        check_number(low=1, whole=True, expand=c.expand, dt_rank=rank)
         _check_selective(c.selective)
         e, n = c.expand * d, c.state_size
         self.config, self.d_state = config, n
@@ -183,7 +184,7 @@ def inverse_softplus(y: Tensor) -> Tensor:
 
 
 def _steps(e: int, config: MambaConfig) -> Tensor:
-    check_number(low=DT_FLOOR, dt_min=config.dt_min)  # below, half precision loses the bias
+    check_number(low=DT_FLOOR, dt_min=config.dt_min)
     check_number(low=config.dt_min, dt_max=config.dt_max)
     return timescales(e, config.dt_min, config.dt_max)
 
