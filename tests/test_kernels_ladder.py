@@ -4,7 +4,7 @@ import pytest
 import torch
 from agreement import assert_close
 
-from ssmlib.bench.assembly import busiest_loop, compiled, count, instructions, report
+from ssmlib.bench.assembly import busiest_loop, compiled, count, instructions, report, table
 from ssmlib.bench.ladder import CALLS, FORMS, RUNG, moved, run, summary
 from ssmlib.kernels import ladder
 
@@ -106,6 +106,8 @@ def test_compiles_without_a_gpu(capability):
     for (kernel,) in made.values():
         assert kernel.registers <= 255
         assert kernel.shared <= 48 * 1024  # bytes that every GPU has
+    told = table(kernel for kernels in made.values() for kernel in kernels).splitlines()
+    assert [line.split()[0] for line in told] == ["regs", *CALLS]
     (fused,), (back,) = made["fused_scan"], made["fused_backward"]
     assert fused.loop["special"] == back.loop["special"] == 16 * 64 // 32  # one a state and lane
 

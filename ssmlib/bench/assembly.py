@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,3 +166,14 @@ def count(body: list[str]) -> Counter[str]:
     counted = Counter(dict.fromkeys((*KINDS, "other"), 0))
     counted.update(kinds.get(re.split(r"[. ]", text)[0], "other") for text in body)
     return counted
+
+
+def table(kernels: Iterable[Compiled]) -> str:
+    """A line for each kernel: what it takes, and its loop's instructions by kind."""
+    kinds = [kind for kind in (*KINDS, "other") if kind not in ("matrix", "barrier")]
+    lines = [f"{'':<24}{'regs':>5}{'spills':>7}{'shared':>7}" + "".join(f"{k:>8}" for k in kinds)]
+    for kernel in kernels:
+        taken = f"{kernel.registers:5}{kernel.spills:7}{kernel.shared:7}"
+        counted = "".join(f"{kernel.loop[kind]:8}" for kind in kinds)
+        lines.append(f"{kernel.name.removesuffix('_kernel'):<24}{taken}{counted}")
+    return "\n".join(lines)
