@@ -1,0 +1,529 @@
+r"""The causal convolution of a few taps on a GPU: $y_t = f(b + \sum_i w_i x_{t-W+1+i})$.
+
+A lane owns a few channels and walks along time with the last W - 1 inputs in registers, so that
+each row of x is read once. Rows come in groups of N, all loads of a group before its first product,
+which keeps enough bytes in flight. A program walks `chunk` rows.
+
+The gradient walks the same way. It makes the pre-activation again from x, keeps the last W
+gradients of it, and puts out dx W - 1 rows late. The weights' gradient stays in registers along the
+way; each program writes its part of it, and the parts are added in order: the same bits every time.
+
+What happens at the ends of a sequence, to the states and from their gradients, is the work of
+kernels of its own, `ends_kernel` and `ends_backward_kernel`: they touch W - 1 rows of each.
+
+x, y (b t d), each row contiguous; w (d W); states (s d W-1), s = b, or the sequences of a pack.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _owner(cu_ptr, s, row):
+    """The sequence that holds this row, by bisection."""
+    low = row * 0
+    high = low + s
+    while high - low > 1:
+        middle = (low + high) // 2
+        below = tl.load(cu_ptr + middle).to(tl.int32) <= row
+        low = tl.where(below, middle, low)
+        high = tl.where(below, high, middle)
+    return low
+
+
+@triton.jit
+def _weights(
+    w_ptr, bias_ptr, channel, inside, HAS_BIAS: tl.constexpr, W: tl.constexpr, WIDE: tl.constexpr
+):
+    taps = ()
+    for i in tl.static_range(W):
+        taps = taps + (tl.load(w_ptr + channel * W + i, mask=inside, other=0.0).to(WIDE),)
+    bias = tl.zeros(channel.shape, WIDE)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + channel, mask=inside, other=0.0).to(WIDE)
+    return taps, bias
+
+
+@triton.jit
+def _window(
+    x_ptr,
+    x_t,
+    state_ptr,
+    row,
+    begin,
+    inside,
+    HAS_STATE: tl.constexpr,
+    W: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """The W - 1 inputs before `row` of a sequence that begins at `begin`: of x, or of its state."""
+    window = ()
+    for i in tl.static_range(W - 1):
+        at = row - (W - 1) + i
+        here = inside & (at >= begin)
+        x = tl.load(x_ptr + tl.cast(at, tl.int64) * x_t, mask=here, other=0.0).to(WIDE)
+        if HAS_STATE:
+            old = state_ptr + (W - 1 + at - begin)
+            x += tl.load(old, mask=inside & (at < begin), other=0.0).to(WIDE)
+        window = window + (x,)
+    return window
+
+
+@triton.jit
+def _restart(
+    window, new, state_ptr, inside, HAS_STATE: tl.constexpr, W: tl.constexpr, WIDE: tl.constexpr
+):
+    """The window at the first token of a sequence, where `new`; as it was, elsewhere."""
+    restarted = ()
+    for i in tl.static_range(W - 1):
+        x = tl.zeros(inside.shape, WIDE)
+        if HAS_STATE:
+            x = tl.load(state_ptr + i, mask=inside & new, other=0.0).to(WIDE)
+        restarted = restarted + (tl.where(new, x, window[i]),)
+    return restarted
+
+
+@triton.jit
+def _group(ptr, stride, first, stop, inside, N: tl.constexpr):
+    rows = ()
+    for i in tl.static_range(N):
+        mask = inside & (first + i < stop)
+        rows = rows + (tl.load(ptr + tl.cast(first + i, tl.int64) * stride, mask=mask, other=0.0),)
+    return rows
+
+
+@triton.jit
+def _dot(taps, window, bias, W: tl.constexpr):
+    y = bias
+    for i in tl.static_range(W):
+        y += taps[i] * window[i]
+    return y
+
+
+@triton.jit
+def _slope(y):
+    """The derivative of silu."""
+    gate = tl.sigmoid(y)
+    return gate * (1.0 + y * (1.0 - gate))
+
+
+@triton.jit
+def conv_kernel(
+    x_ptr,
+    w_ptr,
+    bias_ptr,
+    state_ptr,
+    cu_ptr,
+    y_ptr,
+    x_b,
+    x_t,
+    t,
+    d,
+    s,
+    chunk,
+    HAS_BIAS: tl.constexpr,
+    SILU: tl.constexpr,
+    HAS_STATE: tl.constexpr,
+    PACKED: tl.constexpr,
+    W: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """One program: BLOCK channels of `chunk` rows."""
+    channel = tl.program_id(0) % tl.cdiv(d, BLOCK) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.program_id(0) // tl.cdiv(d, BLOCK) * chunk
+    b = tl.program_id(1).to(tl.int64)
+    inside = channel < d
+    taps, bias = _weights(w_ptr, bias_ptr, channel, inside, HAS_BIAS, W, WIDE)
+    stop = tl.minimum(first + chunk, t)
+    x_ptr += b * x_b + channel
+    y_ptr += b * t * d + channel
+    begin, owner, end = 0, b, t
+    if PACKED:
+        owner = _owner(cu_ptr, s, first).to(tl.int64)
+        begin, end = tl.load(cu_ptr + owner).to(tl.int32), tl.load(cu_ptr + owner + 1).to(tl.int32)
+    old = state_ptr + (owner * d + channel) * (W - 1)
+    window = _window(x_ptr, x_t, old, first, begin, inside, HAS_STATE, W, WIDE)
+    for i in range(first, stop, N):
+        rows = _group(x_ptr, x_t, i, stop, inside, N)
+        for j in tl.static_range(N):
+            if PACKED:
+                new = (end == i + j) & (end < t)
+                owner += new.to(tl.int64)
+                end = tl.load(cu_ptr + owner + 1).to(tl.int32)
+                old = state_ptr + (owner * d + channel) * (W - 1)
+                window = _restart(window, new, old, inside, HAS_STATE, W, WIDE)
+            window = window + (rows[j].to(WIDE),)
+            y = _dot(taps, window, bias, W)
+            window = window[1:]
+            if SILU:
+                y = y * tl.sigmoid(y)
+            at = y_ptr + tl.cast(i + j, tl.int64) * d
+            tl.store(at, y.to(y_ptr.dtype.element_ty), mask=inside & (i + j < stop))
+
+
+@triton.jit
+def conv_backward_kernel(
+    dy_ptr,
+    x_ptr,
+    w_ptr,
+    bias_ptr,
+    state_ptr,
+    cu_ptr,
+    dx_ptr,
+    dw_ptr,
+    g_b,
+    g_t,
+    x_b,
+    x_t,
+    t,
+    d,
+    s,
+    chunk,
+    HAS_BIAS: tl.constexpr,
+    SILU: tl.constexpr,
+    HAS_STATE: tl.constexpr,
+    PACKED: tl.constexpr,
+    W: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """One program: BLOCK channels of `chunk` rows of dx, and their part of dw (part W+1 d)."""
+    channel = tl.program_id(0) % tl.cdiv(d, BLOCK) * BLOCK + tl.arange(0, BLOCK)
+    piece = tl.program_id(0) // tl.cdiv(d, BLOCK)
+    first = piece * chunk
+    b = tl.program_id(1).to(tl.int64)
+    inside = channel < d
+    taps, bias = _weights(w_ptr, bias_ptr, channel, inside, HAS_BIAS, W, WIDE)
+    stop = tl.minimum(first + chunk, t)
+    x_ptr += b * x_b + channel
+    dy_ptr += b * g_b + channel
+    dx_ptr += b * t * d + channel
+    begin, owner, end = 0, b, t
+    if PACKED:
+        owner = _owner(cu_ptr, s, first).to(tl.int64)
+        begin, end = tl.load(cu_ptr + owner).to(tl.int32), tl.load(cu_ptr + owner + 1).to(tl.int32)
+    old = state_ptr + (owner * d + channel) * (W - 1)
+    window = _window(x_ptr, x_t, old, first, begin, inside, HAS_STATE, W, WIDE)
+    grads, begins, dw = (), (), ()
+    for _ in tl.static_range(W - 1):
+        grads = grads + (tl.zeros((BLOCK,), WIDE),)
+        begins = begins + (first,)
+    for _ in tl.static_range(W):
+        dw = dw + (tl.zeros((BLOCK,), WIDE),)
+    dbias = tl.zeros((BLOCK,), WIDE)
+    for i in range(first, stop + W - 1, N):
+        xs = _group(x_ptr, x_t, i, t, inside, N)
+        gs = _group(dy_ptr, g_t, i, t, inside, N)
+        for j in tl.static_range(N):
+            if PACKED:
+                new = (end == i + j) & (end < t)
+                owner += new.to(tl.int64)
+                begin = tl.load(cu_ptr + owner).to(tl.int32)
+                end = tl.load(cu_ptr + owner + 1).to(tl.int32)
+                old = state_ptr + (owner * d + channel) * (W - 1)
+                window = _restart(window, new, old, inside, HAS_STATE, W, WIDE)
+                begins = begins + (begin,)
+            window = window + (xs[j].to(WIDE),)
+            g = gs[j].to(WIDE)
+            if SILU:
+                g *= _slope(_dot(taps, window, bias, W))
+            own = tl.where(i + j < stop, g, 0.0)  # what comes after is the next program's
+            dbias += own
+            added = ()
+            for m in tl.static_range(W):
+                added = added + (dw[m] + own * window[m],)
+            dw = added
+            grads = grads + (g,)
+            row = i + j - (W - 1)
+            dx = tl.zeros((BLOCK,), WIDE)
+            for m in tl.static_range(W):
+                by = taps[W - 1 - m] * grads[m]
+                if PACKED:
+                    by = tl.where(begins[m] <= row, by, 0.0)
+                dx += by
+            at = dx_ptr + tl.cast(row, tl.int64) * d
+            mask = inside & (row >= first) & (row < stop)
+            tl.store(at, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+            window, grads = window[1:], grads[1:]
+            if PACKED:
+                begins = begins[1:]
+    pieces = tl.num_programs(0) // tl.cdiv(d, BLOCK)
+    out = dw_ptr + (b * pieces + piece) * (W + 1) * d + channel
+    for m in tl.static_range(W):
+        tl.store(out + m * d, dw[m], mask=inside)
+    tl.store(out + W * d, dbias, mask=inside)
+
+
+@triton.jit
+def ends_kernel(
+    x_ptr,
+    state_ptr,
+    cu_ptr,
+    last_ptr,
+    x_b,
+    x_t,
+    t,
+    d,
+    HAS_STATE: tl.constexpr,
+    PACKED: tl.constexpr,
+    W: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program: BLOCK channels of the state after one sequence."""
+    channel = tl.program_id(0) % tl.cdiv(d, BLOCK) * BLOCK + tl.arange(0, BLOCK)
+    owner = (tl.program_id(0) // tl.cdiv(d, BLOCK)).to(tl.int64)
+    inside = channel < d
+    begin, end, b = 0, t, owner
+    if PACKED:
+        begin, end = tl.load(cu_ptr + owner).to(tl.int32), tl.load(cu_ptr + owner + 1).to(tl.int32)
+        b = owner * 0
+    at = (owner * d + channel) * (W - 1)
+    x_ptr += b * x_b + channel
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    window = _window(x_ptr, x_t, state_ptr + at, end, begin, inside, HAS_STATE, W, dtype)
+    for i in tl.static_range(W - 1):
+        tl.store(last_ptr + at + i, window[i], mask=inside)
+
+
+@triton.jit
+def ends_backward_kernel(
+    dy_ptr,
+    dlast_ptr,
+    x_ptr,
+    w_ptr,
+    bias_ptr,
+    state_ptr,
+    cu_ptr,
+    dx_ptr,
+    dstate_ptr,
+    g_b,
+    g_t,
+    x_b,
+    x_t,
+    t,
+    d,
+    HAS_BIAS: tl.constexpr,
+    SILU: tl.constexpr,
+    HAS_STATE: tl.constexpr,
+    HAS_DLAST: tl.constexpr,
+    PACKED: tl.constexpr,
+    W: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """One program: BLOCK channels of one sequence: add dlast to its last W - 1 rows of dx, and find
+    the gradient of its state, from its first W - 1 outputs and, if it is that short, from dlast."""
+    channel = tl.program_id(0) % tl.cdiv(d, BLOCK) * BLOCK + tl.arange(0, BLOCK)
+    owner = (tl.program_id(0) // tl.cdiv(d, BLOCK)).to(tl.int64)
+    inside = channel < d
+    begin, end, b = 0, t, owner
+    if PACKED:
+        begin, end = tl.load(cu_ptr + owner).to(tl.int32), tl.load(cu_ptr + owner + 1).to(tl.int32)
+        b = owner * 0
+    own = (owner * d + channel) * (W - 1)
+    x_ptr += b * x_b + channel
+    dy_ptr += b * g_b + channel
+    dx_ptr += b * t * d + channel
+    if HAS_DLAST:
+        for i in tl.static_range(W - 1):
+            row = end - (W - 1) + i
+            here = inside & (row >= begin)
+            at = dx_ptr + tl.cast(row, tl.int64) * d
+            more = tl.load(dlast_ptr + own + i, mask=here, other=0.0).to(WIDE)
+            dx = tl.load(at, mask=here, other=0.0).to(WIDE) + more
+            tl.store(at, dx.to(dx_ptr.dtype.element_ty), mask=here)
+    if HAS_STATE:
+        taps, bias = _weights(w_ptr, bias_ptr, channel, inside, HAS_BIAS, W, WIDE)
+        window = _window(x_ptr, x_t, state_ptr + own, begin, begin, inside, HAS_STATE, W, WIDE)
+        grads = ()
+        for i in tl.static_range(W - 1):
+            here, row = inside & (begin + i < end), tl.cast(begin + i, tl.int64)
+            window = window + (tl.load(x_ptr + row * x_t, mask=here, other=0.0).to(WIDE),)
+            g = tl.load(dy_ptr + row * g_t, mask=here, other=0.0).to(WIDE)
+            if SILU:
+                g *= _slope(_dot(taps, window, bias, W))
+            grads = grads + (g,)
+            window = window[1:]
+        for i in tl.static_range(W - 1):
+            dold = tl.zeros((BLOCK,), WIDE)
+            for j in tl.static_range(i + 1):  # token j is i - j taps from the newest it can reach
+                dold += taps[i - j] * grads[j]
+            if HAS_DLAST:
+                still = i - (end - begin)  # where this input is in the state after the sequence
+                here = inside & (still >= 0)
+                dold += tl.load(dlast_ptr + own + still, mask=here, other=0.0).to(WIDE)
+            tl.store(dstate_ptr + own + i, dold.to(dstate_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def step_kernel(
+    x_ptr,
+    w_ptr,
+    bias_ptr,
+    state_ptr,
+    y_ptr,
+    x_b,
+    d,
+    HAS_BIAS: tl.constexpr,
+    SILU: tl.constexpr,
+    W: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """One program: one token of BLOCK channels; the state moves on by one place."""
+    channel = tl.program_id(0) % tl.cdiv(d, BLOCK) * BLOCK + tl.arange(0, BLOCK)
+    b = (tl.program_id(0) // tl.cdiv(d, BLOCK)).to(tl.int64)
+    inside = channel < d
+    taps, y = _weights(w_ptr, bias_ptr, channel, inside, HAS_BIAS, W, WIDE)
+    x = tl.load(x_ptr + b * x_b + channel, mask=inside, other=0.0)
+    state_ptr += (b * d + channel) * (W - 1)
+    for i in tl.static_range(W - 1):
+        old = tl.load(state_ptr + i, mask=inside, other=0.0)
+        y += taps[i] * old.to(WIDE)
+        if i > 0:
+            tl.store(state_ptr + i - 1, old, mask=inside)
+    tl.store(state_ptr + W - 2, x, mask=inside)
+    y += taps[W - 1] * x.to(WIDE)
+    if SILU:
+        y = y * tl.sigmoid(y)
+    tl.store(y_ptr + b * d + channel, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+GROUP = 8  # rows that are loaded at once
+LANE = {4: 8, 8: 4, 16: 2}  # channels of a lane, by the largest width that leaves registers for it
+PROGRAMS = 4096  # that keep an H100 busy
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    silu: bool,
+    state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """y (b t d), and the states after each sequence, (b d w-1) or (s d w-1)."""
+    (b, t, d), w, x = x.shape, weight.shape[1], _rows(x)
+    s = b if cu_seqlens is None else len(cu_seqlens) - 1
+    y, last = x.new_empty(b, t, d), x.new_empty(s, d, w - 1)
+    given, inputs = _given(x, weight, bias, silu, state, cu_seqlens)
+    block = _block(x, w, most=16 // x.element_size())
+    blocks, chunk = triton.cdiv(d, block), _chunk(b, t, triton.cdiv(d, block), most=32)
+    conv_kernel[(blocks * triton.cdiv(t, chunk), b)](
+        x,
+        *inputs,
+        y,
+        *x.stride()[:2],
+        t,
+        d,
+        s,
+        chunk,
+        **given,
+        N=GROUP,
+        BLOCK=block,
+        num_warps=1,
+    )
+    _, _, *ends = inputs
+    kinds = {name: given[name] for name in ("HAS_STATE", "PACKED", "W")}
+    ends_kernel[(blocks * s,)](
+        x, *ends, last, *x.stride()[:2], t, d, **kinds, BLOCK=block, num_warps=1
+    )
+    return y, last
+
+
+def backward(
+    dy: Tensor,
+    dlast: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    silu: bool,
+    state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients by x, weight, bias and state; the last two are there without them, too."""
+    (b, t, d), w, x, dy = x.shape, weight.shape[1], _rows(x), _rows(dy)
+    s = b if cu_seqlens is None else len(cu_seqlens) - 1
+    dx, dstate = x.new_empty(b, t, d), x.new_empty(s, d, w - 1)
+    given, inputs = _given(x, weight, bias, silu, state, cu_seqlens)
+    block = _block(x, w, most=4) // (1 if w <= 4 else 2)
+    blocks, chunk = triton.cdiv(d, block), _chunk(b, t, triton.cdiv(d, block), most=256)
+    pieces, sizes = triton.cdiv(t, chunk), (*dy.stride()[:2], *x.stride()[:2], t, d)
+    wide = torch.float64 if given["WIDE"] == tl.float64 else torch.float32
+    parts = x.new_empty(b * pieces, w + 1, d, dtype=wide)
+    conv_backward_kernel[(blocks * pieces, b)](
+        dy, x, *inputs, dx, parts, *sizes, s, chunk, **given, N=GROUP, BLOCK=block, num_warps=1
+    )
+    if dlast is not None or state is not None:
+        ends_backward_kernel[(blocks * s,)](
+            dy,
+            x if dlast is None else dlast.contiguous(),
+            x,
+            *inputs,
+            dx,
+            dstate,
+            *sizes,
+            **given,
+            HAS_DLAST=dlast is not None,
+            BLOCK=block,
+            num_warps=1,
+        )
+    dw = parts.sum(0)
+    dbias = dw[w].to(weight.dtype if bias is None else bias.dtype, copy=True)
+    return dx, dw[:w].t().to(weight.dtype, memory_format=torch.contiguous_format), dbias, dstate
+
+
+def step_(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, state: Tensor) -> Tensor:
+    """One token x (b d): y (b d), and `state` (b d w-1), contiguous, moves on by one place."""
+    (b, d), x = x.shape, _rows(x)
+    y, block = x.new_empty(b, d), min(128, triton.next_power_of_2(d))
+    given, (weight, bias, state, _) = _given(x, weight, bias, silu, state, None)
+    kinds = {name: given[name] for name in ("HAS_BIAS", "SILU", "W", "WIDE")}
+    step_kernel[(triton.cdiv(d, block) * b,)](
+        x, weight, bias, state, y, x.stride(0), d, **kinds, BLOCK=block, num_warps=1
+    )
+    return y
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _given(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    silu: bool,
+    state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[dict, tuple[Tensor, ...]]:
+    """What is there, as the kernels' constants; and the tensors, x in place of what is not."""
+    is_wide = any(v is not None and v.dtype == torch.float64 for v in (x, weight, bias))
+    given = {
+        "HAS_BIAS": bias is not None,
+        "SILU": silu,
+        "HAS_STATE": state is not None,
+        "PACKED": cu_seqlens is not None,
+        "W": weight.shape[1],
+        "WIDE": tl.float64 if is_wide else tl.float32,
+    }
+    inputs = (weight, bias, state, cu_seqlens)
+    return given, tuple(x if v is None else v.contiguous() for v in inputs)
+
+
+def _block(x: Tensor, w: int, most: int) -> int:
+    lane = min(most, next(lane for widest, lane in LANE.items() if w <= widest))
+    return min(32 * lane, triton.next_power_of_2(x.shape[-1]))
+
+
+def _chunk(b: int, t: int, blocks: int, most: int) -> int:
+    """Rows of a program: many, so that few are read twice, but not so many that lanes idle."""
+    rows = most
+    while rows > 8 and b * blocks * triton.cdiv(t, rows) < PROGRAMS:
+        rows //= 2
+    return rows
