@@ -118,7 +118,8 @@ def test_wrappers_refuse_what_they_are_not(seeded):
 
 
 def test_each_piece_is_left_out_once():
-    made = pieces(16)
+    whole = MambaConfig(16, dt_max=0.2)
+    made = pieces(whole)
     assert len(made) == 9
     assert len(set(made.values())) == len(made)
     assert made["no selection"].selective == ()
@@ -126,7 +127,6 @@ def test_each_piece_is_left_out_once():
     assert made["dt fixed"].selective == ("B", "C")
     assert made["no conv"].conv_width is None
     assert not made["no gate"].gated
-    whole = MambaConfig(16)
     for config in made.values():
         same = replace(config, selective=whole.selective, conv_width=4, gated=True)
         assert same == whole

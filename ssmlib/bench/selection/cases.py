@@ -5,7 +5,7 @@ induction           Mamba against attention, and what each needs for it
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from torch import Tensor
@@ -32,7 +32,8 @@ class Size:
 
     length: of the sequences trained on; tested: the lengths asked for afterwards. items, vocab: of
     the task (`ssmlib.recall`). d: channels of a model, or of one without attention. n: numbers of
-    state of a time-invariant system's channel, m of a selective one's. lrs: tried in this order,
+    state of a time-invariant system's channel, m of a selective one's. dt_max: where their time
+    steps end as drawn. lrs: tried in this order,
     with seed 0, until one solves the task: reaches `solved`. seeds: in all, at the best of them.
     """
 
@@ -50,6 +51,7 @@ class Size:
     items: int = 16
     n: int = 64
     m: int = 16
+    dt_max: float = 0.1
 
     def draw(
         self, experiment: str, batch: int, length: int, seed: int, device
@@ -62,40 +64,89 @@ class Size:
 
 SIZES = {
     "selective_copying": {
-        "full": Size(512, (512, 4096), 16, 32, 4000, (3e-3, 1e-2, 1e-3), 3, 0.97, "cosine"),
-        "small": Size(
-            64, (64, 256), 8, 32, 600, (1e-2,), 1, 0.97, "cosine", d=32, items=4, n=32, m=8
+        "full": Size(
+            length=512,
+            tested=(512, 4096),
+            vocab=16,
+            items=16,
+            batch=16,
+            steps=8000,
+            lrs=(1e-3, 3e-4, 3e-3),
+            seeds=3,
+            solved=0.97,
+            schedule="cosine",
         ),
-        "tiny": Size(12, (12, 20), 5, 4, 4, (1e-2, 1e-3), 2, 1.1, "cosine", d=8, items=2, n=4, m=2),
+        "small": Size(
+            length=64,
+            tested=(64, 256),
+            vocab=8,
+            items=3,
+            batch=32,
+            steps=700,
+            lrs=(1e-2,),
+            seeds=1,
+            solved=0.97,
+            schedule="cosine",
+            d=32,
+            n=32,
+            m=8,
+            dt_max=1.0,
+        ),
+        "tiny": Size(
+            length=12,
+            tested=(12, 20),
+            vocab=5,
+            items=2,
+            batch=4,
+            steps=4,
+            lrs=(1e-2, 1e-3),
+            seeds=2,
+            solved=1.1,
+            schedule="cosine",
+            d=8,
+            n=4,
+            m=2,
+        ),
     },
     "induction": {
         "full": Size(
-            256,
-            tuple(2**k for k in range(6, 21)),
-            16,
-            64,
-            8000,
-            (1e-3, 2e-4),
-            3,
-            0.99,
-            "constant",
+            length=256,
+            tested=tuple(2**k for k in range(6, 21)),
+            vocab=16,
+            batch=32,
+            steps=8000,
+            lrs=(1e-3, 2e-4),
+            seeds=3,
+            solved=0.99,
+            schedule="constant",
         ),
         "small": Size(
-            64,
-            tuple(2**k for k in range(4, 13)),
-            8,
-            32,
-            300,
-            (3e-3,),
-            1,
-            0.99,
-            "constant",
+            length=32,
+            tested=tuple(2**k for k in range(4, 13)),
+            vocab=8,
+            batch=32,
+            steps=300,
+            lrs=(3e-3,),
+            seeds=1,
+            solved=0.99,
+            schedule="constant",
             d=32,
             d_attention=64,
             m=8,
         ),
         "tiny": Size(
-            12, (8, 12, 20), 5, 4, 4, (1e-2,), 1, 1.1, "constant", d=8, d_attention=16, m=2
+            length=12,
+            tested=(8, 12, 20),
+            vocab=5,
+            batch=4,
+            steps=4,
+            lrs=(1e-2,),
+            seeds=1,
+            solved=1.1,
+            schedule="constant",
+            d=8,
+            d_attention=16,
+            m=2,
         ),
     },
 }
@@ -137,39 +188,40 @@ def cases_of(experiment: str, size: Size) -> Iterator[Case]:
 
 def _copying(size: Size) -> Iterator[Case]:
     systems: dict[str, SystemConfig] = {
-        "s6": S6System(size.m),
-        "s4d": S4DSystem(size.n),
+        "s6": S6System(size.m, dt_max=size.dt_max),
+        "s4d": S4DSystem(size.n, dt_max=size.dt_max),
         "long_conv": LongConvSystem(size.length),
     }
     for (layer, system), wrapper in product(systems.items(), ("mamba", "plain", "h3")):
         glyph: MixerConfig = WrapperConfig(system, wrapper)
         if (layer, wrapper) == ("s6", "mamba"):
-            glyph = MambaConfig(size.m)  # the same layer, `tests/test_selection.py` holds
+            glyph = MambaConfig(
+                size.m, dt_max=size.dt_max
+            )  # the same layer, `tests/test_selection.py` holds
         yield _case("selective_copying", "grid", layer, wrapper, glyph, size)
-    for variant, glyph in pieces(size.m).items():
+    for variant, glyph in pieces(MambaConfig(size.m, dt_max=size.dt_max)).items():
         yield _case("selective_copying", "pieces", "s6", variant, glyph, size)
 
 
-def pieces(m: int) -> dict[str, MambaConfig]:
-    """Mamba without one thing, or with one selection alone, or with none at all."""
+def pieces(whole: MambaConfig) -> dict[str, MambaConfig]:
+    """It without one thing, or with one selection alone, or with none at all."""
     but_one = {f"{name} fixed": tuple(x for x in SELECTIVE if x != name) for name in SELECTIVE}
     alone = {f"{name} alone": (name,) for name in SELECTIVE}
     return {
-        "no selection": MambaConfig(m, selective=()),
-        "no conv": MambaConfig(m, conv_width=None),
-        "no gate": MambaConfig(m, gated=False),
-        **{name: MambaConfig(m, selective=chosen) for name, chosen in alone.items()},
-        **{name: MambaConfig(m, selective=chosen) for name, chosen in but_one.items()},
+        "no selection": replace(whole, selective=()),
+        "no conv": replace(whole, conv_width=None),
+        "no gate": replace(whole, gated=False),
+        **{name: replace(whole, selective=chosen) for name, chosen in (alone | but_one).items()},
     }
 
 
 def _heads(size: Size) -> Iterator[Case]:
-    mamba = MambaConfig(size.m)
+    mamba = MambaConfig(size.m, dt_max=size.dt_max)
     yield _case("induction", "grid", "mamba", "", mamba, size, in_pieces=True)
     for variant, base in (("rotary", 10000.0), ("no positions", None)):
         glyph = AttentionConfig(heads=8, base=base)
         yield _case("induction", "grid", "attention", variant, glyph, size, size.d_attention, 2**14)
-    for variant, glyph in pieces(size.m).items():
+    for variant, glyph in pieces(mamba).items():
         if variant in ("no conv", "no selection"):
             yield _case("induction", "pieces", "mamba", variant, glyph, size, in_pieces=True)
 
