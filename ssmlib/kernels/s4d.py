@@ -32,28 +32,48 @@ from ssmlib.kernels.s4 import decay_scan_triton, vandermonde_triton
 
 
 @triton.jit
-def _pair(ptr, at, inside):
+def _own(n, d: tl.constexpr, block, poles, R: tl.constexpr, G: tl.constexpr, D: tl.constexpr):
+    """What R rows of 32 threads own: channels, poles, and which of them exist, flat (R 32).
+
+    Flat, because a one-dimensional tensor has a thread's numbers 32 apart in every version of
+    Triton, as long as none promises that its neighbours can be loaded at once.
+    """
+    at = tl.arange(0, R * 32)
+    channel = tl.max_contiguous(block * D + at % 32 % D, 1)
+    k = (poles * R + at // 32) * G + at % 32 // D
+    return channel, k, (k < n) & (channel < d)
+
+
+@triton.jit
+def _pair(ptr, at, inside, R: tl.constexpr):
     re = tl.load(ptr + 2 * at, mask=inside, other=0.0)
-    return re, tl.load(ptr + 2 * at + 1, mask=inside, other=0.0)
+    im = tl.load(ptr + 2 * at + 1, mask=inside, other=0.0)
+    return tl.reshape(re, (R, 32)), tl.reshape(im, (R, 32))
 
 
 @triton.jit
-def _store_pair(ptr, at, re, im, inside):
-    tl.store(ptr + 2 * at, re, mask=inside)
-    tl.store(ptr + 2 * at + 1, im, mask=inside)
+def _store_pair(ptr, at, re, im, inside, R: tl.constexpr):
+    tl.store(ptr + 2 * at, tl.reshape(re, (R * 32,)), mask=inside)
+    tl.store(ptr + 2 * at + 1, tl.reshape(im, (R * 32,)), mask=inside)
 
 
 @triton.jit
-def _row(tile, j: tl.constexpr):
-    """Row j of a tile whose rows lie in one thread: no instruction, since x + -0.0 is x."""
-    row = tl.arange(0, tile.shape[0])[:, None, None]
-    return tl.sum(tl.where(row == j, tile, -0.0), axis=0)[None]
+def _row(tile, j: tl.constexpr, T: tl.constexpr):
+    """Row j, which lies in the same threads: no instruction, since x + -0.0 is x."""
+    return tl.sum(tl.where(tl.arange(0, T)[:, None] == j, tile, -0.0), axis=0)
 
 
 @triton.jit
 def _times(a_re, a_im, h_re, h_im, x_re, x_im):
     """a h + x."""
     return a_re * h_re + (x_re - a_im * h_im), a_re * h_im + (x_im + a_im * h_re)
+
+
+@triton.jit
+def _read(re, im, c_re, c_im, skip, x, G: tl.constexpr, D: tl.constexpr):
+    """The outputs of D channels: the poles of a thread, then those of G threads."""
+    part = tl.sum(c_re * re, axis=0) - tl.sum(c_im * im, axis=0) + skip * x
+    return tl.sum(tl.reshape(part, (G, D)), axis=0)
 
 
 @triton.jit
@@ -65,58 +85,52 @@ def walk_kernel(
 ):  # fmt: skip
     """One program: K G poles of D channels, the tokens of one segment, from either end."""
     dtype: tl.constexpr = a_ptr.dtype.element_ty
-    row, segment = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    channel = tl.max_contiguous(tl.program_id(0) * D + tl.arange(0, D), 1)
-    k = tl.arange(0, K)[:, None, None] * G + tl.arange(0, G)[None, :, None]
-    inside = (k < n) & (channel < d)[None, None, :]
-    pole = channel[None, None, :] * n + k
-    a_re, a_im = _pair(a_ptr, pole, inside)
-    k_re, k_im = _pair(k_ptr, pole, inside)
-    state = ((channel[None, None, :].to(tl.int64) * b + row) * tl.num_programs(2) + segment) * n + k
+    block, row, segment = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    channel, k, inside = _own(n, d, block, 0, K, G, D)
+    a_re, a_im = _pair(a_ptr, channel * n + k, inside, K)
+    k_re, k_im = _pair(k_ptr, channel * n + k, inside, K)
+    state = ((channel.to(tl.int64) * b + row) * tl.num_programs(2) + segment) * n + k
     if STARTED:
-        re, im = _pair(start_ptr, state, inside)
+        re, im = _pair(start_ptr, state, inside, K)
     else:
-        re, im = tl.zeros((K, G, D), dtype), tl.zeros((K, G, D), dtype)
+        re, im = tl.zeros_like(a_re), tl.zeros_like(a_re)
+    one, group, _ = _own(n, d, block, 0, 1, G, D)
     if OUTPUT:
-        c_re, c_im = _pair(c_ptr, pole, inside)
-        own = (tl.arange(0, G)[:, None] == 0) & (channel < d)[None, :]
-        skip = tl.load(skip_ptr + channel[None, :], mask=own, other=0.0)
+        c_re, c_im = _pair(c_ptr, channel * n + k, inside, K)
+        skip = tl.load(skip_ptr + one, mask=(group == 0) & (one < d), other=0.0)
 
     first = segment * length
     count = tl.minimum(length, t - first)
-    token = first + (count - 1 if REVERSE else 0)
     stride: tl.constexpr = -d if REVERSE else d
-    at = (row * t + token) * d + channel
-    here = x_ptr + at[None, None, :] + tl.arange(0, T)[:, None, None] * stride
-    here = here + tl.zeros((T, G, D), tl.int32)
-    there = y_ptr + at
-    valid = (channel < d)[None, None, :]
+    at = (row * t + first + (count - 1 if REVERSE else 0)) * d
+    many, _, _ = _own(n, d, block, 0, T, G, D)
+    here = x_ptr + at + many + tl.arange(0, T * 32) // 32 * stride
+    out = block * D + tl.arange(0, D)
+    there = y_ptr + at + out
     whole = count // T * T
-    ahead = tl.load(here, mask=valid & (whole > 0), other=0.0)
+    ahead = tl.load(here, mask=(many < d) & (whole > 0), other=0.0)
     for i in range(0, whole, T):
-        tile = ahead.to(dtype)
+        tile = tl.reshape(ahead.to(dtype), (T, 32))
         here += T * stride
-        ahead = tl.load(here, mask=valid & (i + T < whole), other=0.0)
+        ahead = tl.load(here, mask=(many < d) & (i + T < whole), other=0.0)
         for j in tl.static_range(T):
-            x = _row(tile, j)
+            x = _row(tile, j, T)
             if j == 0:
-                x_re, x_im = _times(k_re, k_im, re, im, x, 0.0)
+                x_re, x_im = _times(k_re, k_im, re, im, x[None, :], 0.0)
                 re, im = _times(a_re, a_im, re, im, x_re, x_im)
             else:
-                re, im = _times(a_re, a_im, re, im, x, 0.0)
+                re, im = _times(a_re, a_im, re, im, x[None, :], 0.0)
             if OUTPUT:
-                part = tl.sum(c_re * re, axis=0) - tl.sum(c_im * im, axis=0)
-                y = tl.sum(part + skip * tl.sum(x, axis=0), axis=0)
-                tl.store(there + j * stride, y.to(y_ptr.dtype.element_ty), mask=channel < d)
+                y = _read(re, im, c_re, c_im, skip, x, G, D)
+                tl.store(there + j * stride, y.to(y_ptr.dtype.element_ty), mask=out < d)
         there += T * stride
     for i in range(whole, count):
-        x = tl.load(x_ptr + at + i * stride, mask=channel < d, other=0.0).to(dtype)
-        re, im = _times(a_re, a_im, re, im, x[None, None, :], 0.0)
+        x = tl.load(x_ptr + at + one + i * stride, mask=one < d, other=0.0).to(dtype)
+        re, im = _times(a_re, a_im, re, im, x[None, :], 0.0)
         if OUTPUT:
-            part = tl.sum(c_re * re, axis=0) - tl.sum(c_im * im, axis=0)
-            y = tl.sum(part + skip * x[None, :], axis=0)
-            tl.store(y_ptr + at + i * stride, y.to(y_ptr.dtype.element_ty), mask=channel < d)
-    _store_pair(end_ptr, state, re, im, inside)
+            y = _read(re, im, c_re, c_im, skip, x, G, D)
+            tl.store(y_ptr + at + out + i * stride, y.to(y_ptr.dtype.element_ty), mask=out < d)
+    _store_pair(end_ptr, state, re, im, inside, K)
 
 
 @triton.jit
@@ -127,69 +141,64 @@ def sums_kernel(
 ):  # fmt: skip
     """As `walk_kernel`, forwards: sums of dy h, dy p and dy x, and the last p; p starts at zero."""
     dtype: tl.constexpr = a_ptr.dtype.element_ty
-    segments, poles = tl.cdiv(t, length), tl.program_id(0) % tl.cdiv(n, K * G)
+    block, poles = tl.program_id(0) // tl.cdiv(n, K * G), tl.program_id(0) % tl.cdiv(n, K * G)
     row, segment = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    block = tl.program_id(0) // tl.cdiv(n, K * G)
-    channel = tl.max_contiguous(block * D + tl.arange(0, D), 1)
-    k = tl.arange(0, K)[:, None, None] * G + tl.arange(0, G)[None, :, None] + poles * K * G
-    inside = (k < n) & (channel < d)[None, None, :]
-    pole = channel[None, None, :] * n + k
-    a_re, a_im = _pair(a_ptr, pole, inside)
-    k_re, k_im = _pair(k_ptr, pole, inside)
-    line = (channel[None, None, :].to(tl.int64) * b + row) * segments + segment
-    state = line * n + k
+    channel, k, inside = _own(n, d, block, poles, K, G, D)
+    a_re, a_im = _pair(a_ptr, channel * n + k, inside, K)
+    k_re, k_im = _pair(k_ptr, channel * n + k, inside, K)
+    state = ((channel.to(tl.int64) * b + row) * tl.num_programs(2) + segment) * n + k
+    zero = tl.zeros_like(a_re)
     if STARTED:
-        re, im = _pair(start_ptr, state, inside)
+        re, im = _pair(start_ptr, state, inside, K)
     else:
-        re, im = tl.zeros((K, G, D), dtype), tl.zeros((K, G, D), dtype)
-    p_re, p_im = tl.zeros((K, G, D), dtype), tl.zeros((K, G, D), dtype)
-    h_sum_re, h_sum_im = tl.zeros((K, G, D), dtype), tl.zeros((K, G, D), dtype)
-    p_sum_re, p_sum_im = tl.zeros((K, G, D), dtype), tl.zeros((K, G, D), dtype)
-    x_sum = tl.zeros((1, G, D), dtype)
+        re, im = zero, zero
+    p_re, p_im, h_sum_re, h_sum_im, p_sum_re, p_sum_im = zero, zero, zero, zero, zero, zero
+    x_sum = tl.zeros((32,), dtype)
 
     first = segment * length
     count = tl.minimum(length, t - first)
-    at = (row * t + first) * d + channel[None, None, :] + tl.arange(0, T)[:, None, None] * d
-    at = at + tl.zeros((T, G, D), tl.int32)
-    own = (channel < d)[None, None, :]
+    many, _, _ = _own(n, d, block, 0, T, G, D)
+    at = (row * t + first) * d + many + tl.arange(0, T * 32) // 32 * d
     whole = count // T * T
-    x_ahead = tl.load(x_ptr + at, mask=own & (whole > 0), other=0.0)
-    dy_ahead = tl.load(dy_ptr + at, mask=own & (whole > 0), other=0.0)
+    x_ahead = tl.load(x_ptr + at, mask=(many < d) & (whole > 0), other=0.0)
+    dy_ahead = tl.load(dy_ptr + at, mask=(many < d) & (whole > 0), other=0.0)
     for i in range(0, whole, T):
-        x_tile, dy_tile = x_ahead.to(dtype), dy_ahead.to(dtype)
+        x_tile = tl.reshape(x_ahead.to(dtype), (T, 32))
+        dy_tile = tl.reshape(dy_ahead.to(dtype), (T, 32))
         at += T * d
-        x_ahead = tl.load(x_ptr + at, mask=own & (i + T < whole), other=0.0)
-        dy_ahead = tl.load(dy_ptr + at, mask=own & (i + T < whole), other=0.0)
+        x_ahead = tl.load(x_ptr + at, mask=(many < d) & (i + T < whole), other=0.0)
+        dy_ahead = tl.load(dy_ptr + at, mask=(many < d) & (i + T < whole), other=0.0)
         for j in tl.static_range(T):
-            x, dy = _row(x_tile, j), _row(dy_tile, j)
+            x, dy = _row(x_tile, j, T), _row(dy_tile, j, T)
             if j == 0:
-                x_re, x_im = _times(k_re, k_im, re, im, x, 0.0)
+                x_re, x_im = _times(k_re, k_im, re, im, x[None, :], 0.0)
                 h_re, h_im = _times(k_re, k_im, p_re, p_im, re, im)
             else:
-                x_re, x_im, h_re, h_im = x, 0.0, re, im
+                x_re, x_im, h_re, h_im = x[None, :], 0.0, re, im
             p_re, p_im = _times(a_re, a_im, p_re, p_im, h_re, h_im)
             re, im = _times(a_re, a_im, re, im, x_re, x_im)
-            h_sum_re += dy * re
-            h_sum_im += dy * im
-            p_sum_re += dy * p_re
-            p_sum_im += dy * p_im
+            h_sum_re += dy[None, :] * re
+            h_sum_im += dy[None, :] * im
+            p_sum_re += dy[None, :] * p_re
+            p_sum_im += dy[None, :] * p_im
             x_sum += dy * x
+    one, group, _ = _own(n, d, block, 0, 1, G, D)
     for i in range(whole, count):
-        last = (row * t + first + i) * d + channel
-        x = tl.load(x_ptr + last, mask=channel < d, other=0.0).to(dtype)[None, None, :]
-        dy = tl.load(dy_ptr + last, mask=channel < d, other=0.0).to(dtype)[None, None, :]
+        last = (row * t + first + i) * d + one
+        x = tl.load(x_ptr + last, mask=one < d, other=0.0).to(dtype)
+        dy = tl.load(dy_ptr + last, mask=one < d, other=0.0).to(dtype)
         p_re, p_im = _times(a_re, a_im, p_re, p_im, re, im)
-        re, im = _times(a_re, a_im, re, im, x, 0.0)
-        h_sum_re += dy * re
-        h_sum_im += dy * im
-        p_sum_re += dy * p_re
-        p_sum_im += dy * p_im
+        re, im = _times(a_re, a_im, re, im, x[None, :], 0.0)
+        h_sum_re += dy[None, :] * re
+        h_sum_im += dy[None, :] * im
+        p_sum_re += dy[None, :] * p_re
+        p_sum_im += dy[None, :] * p_im
         x_sum += dy * x
-    _store_pair(by_c_ptr, state, h_sum_re, h_sum_im, inside)
-    _store_pair(by_a_ptr, state, p_sum_re, p_sum_im, inside)
-    _store_pair(end_ptr, state, p_re, p_im, inside)
-    alone = own & (tl.arange(0, G)[None, :, None] == 0) & (poles == 0)
-    tl.store(by_skip_ptr + line + tl.zeros((1, G, D), tl.int64), x_sum, mask=alone)
+    _store_pair(by_c_ptr, state, h_sum_re, h_sum_im, inside, K)
+    _store_pair(by_a_ptr, state, p_sum_re, p_sum_im, inside, K)
+    _store_pair(end_ptr, state, p_re, p_im, inside, K)
+    line = (one.to(tl.int64) * b + row) * tl.num_programs(2) + segment
+    tl.store(by_skip_ptr + line, x_sum, mask=(group == 0) & (poles == 0) & (one < d))
 
 
 class Plan(NamedTuple):

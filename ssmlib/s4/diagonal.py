@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ssmlib.backends import resolve
 from ssmlib.convolution import fft_conv
-from ssmlib.discretize import zoh_diagonal
 from ssmlib.s4.chunks import chunked
 from ssmlib.s4.powers import project, vandermonde
 from ssmlib.s4.walk import walk
@@ -98,8 +97,9 @@ def discretize_diagonal(
     """Return log a_bar and b_bar (d n), complex128: a phase that is multiplied by t needs it."""
     check_poles(dt, A)
     step, A, B = dt.double()[:, None], A.to(torch.complex128), B.to(torch.complex128)
-    if check_method(method) == "zoh":
-        return step * A, zoh_diagonal(A, B, step)[1]
+    if check_method(method) == "zoh":  # A is not 0: `zoh_diagonal` without its series
+        log_a = step * A
+        return log_a, torch.expm1(log_a) / A * B
     ahead, behind = 1 + step / 2 * A, 1 - step / 2 * A
     ratio = ahead / behind
     return torch.log(torch.where(ratio == 0, 1e-300, ratio)), step * B / behind
