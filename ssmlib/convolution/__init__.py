@@ -6,11 +6,13 @@ taps       what `causal_conv1d` computes: its definition, and the fast form in P
 operator   the fast forms as custom operators
 """
 
-from ssmlib.convolution.causal import causal_conv1d
+from ssmlib.convolution.causal import causal_conv1d, causal_conv1d_step, causal_conv1d_step_
 from ssmlib.convolution.long import direct_conv, fft_conv
 
 __all__ = [
     "causal_conv1d",
+    "causal_conv1d_step",
+    "causal_conv1d_step_",
     "direct_conv",
     "fft_conv",
 ]

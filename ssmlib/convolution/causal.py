@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssmlib.backends import resolve
-from ssmlib.convolution.operator import conv_by
+from ssmlib.convolution.operator import conv_by, step_by_
 from ssmlib.convolution.taps import reference
 from ssmlib.shapes import check, check_floating
 
@@ -40,6 +40,52 @@ def causal_conv1d(
     _check(x, weight, bias, activation, state, cu_seqlens)
     chosen = resolve(backend, x, default="torch", available=BACKENDS)
     return BACKENDS[chosen](x, weight, bias, activation == "silu", state, cu_seqlens)
+
+
+def causal_conv1d_step(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    state: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Take one token x (b d); return y (b d) and the next state: `causal_conv1d` at t = 1.
+
+    Raises ValueError as it does.
+    """
+    check(x=(x, "b d"))
+    y, last = causal_conv1d(x[:, None], weight, bias, activation, state, backend=backend)
+    return y.squeeze(1), last
+
+
+def causal_conv1d_step_(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    state: Tensor,
+    backend: str = "auto",
+) -> Tensor:
+    """Take one token x (b d), and write the next state over `state` (b d w-1); return y (b d).
+
+    One launch on a GPU, which allocates only y; a CUDA graph can hold it. Raises ValueError as
+    `causal_conv1d` does, also without a state, and where autograd would have to remember the one
+    that is written over.
+    """
+    check(x=(x, "b d"))
+    if state is None:
+        raise ValueError("state: expected a tensor (b, d, w-1), got NoneType")
+    _check(x[:, None], weight, bias, activation, state, None)
+    given = [v for v in (x, weight, bias, state) if v is not None]
+    if torch.is_grad_enabled() and any(v.requires_grad for v in given):
+        raise ValueError(
+            "state: expected no gradients, which cannot go through a state that is overwritten;"
+            " call causal_conv1d_step, or this under torch.no_grad()"
+        )
+    chosen = resolve(backend, x, default="torch", available=("torch", "triton"))
+    return step_by_(x, weight, bias, activation == "silu", state, chosen)
 
 
 def _by(backend: str, *args) -> tuple[Tensor, Tensor]:

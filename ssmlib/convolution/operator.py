@@ -20,8 +20,21 @@ def _backward_triton(*args) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return causal_conv1d.backward(*args)
 
 
+def _step_triton(
+    x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, state: Tensor
+) -> Tensor:
+    from ssmlib.kernels import causal_conv1d
+
+    held = state.contiguous()
+    y = causal_conv1d.step_(x, weight, bias, silu, held)
+    if held is not state:
+        state.copy_(held)
+    return y
+
+
 FORWARD: dict[str, Callable] = {"torch": taps.forward, "triton": _forward_triton}
 BACKWARD: dict[str, Callable] = {"torch": taps.backward, "triton": _backward_triton}
+STEP: dict[str, Callable] = {"torch": taps.step_, "triton": _step_triton}
 
 
 @torch.library.custom_op("ssmlib::causal_conv1d", mutates_args=())
@@ -106,3 +119,18 @@ def _backward(ctx, dy: Tensor | None, dlast: Tensor | None) -> tuple:
 
 
 conv_by.register_autograd(_backward, setup_context=_keep)
+
+
+@torch.library.custom_op("ssmlib::causal_conv1d_step_", mutates_args=("state",))
+def step_by_(
+    x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, state: Tensor, backend: str
+) -> Tensor:
+    """One token x (b d): y (b d); the state moves on by one place."""
+    return STEP[backend](x, weight, bias, silu, state)
+
+
+@step_by_.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, state: Tensor, backend: str
+) -> Tensor:
+    return x.new_empty(x.shape)

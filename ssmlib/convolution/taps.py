@@ -118,6 +118,16 @@ def backward(
     )
 
 
+def step_(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, state: Tensor) -> Tensor:
+    """One token x (b d): y (b d), and `state` (b d w-1) moves on by one place."""
+    wide = working_dtype(x, weight, bias)
+    window = torch.cat([state, x[..., None]], dim=2)
+    y = (window.to(wide) * weight.to(wide)).sum(2)
+    y = y if bias is None else y + bias.to(wide)
+    state.copy_(window[..., 1:])
+    return (F.silu(y) if silu else y).to(x.dtype)
+
+
 def working_dtype(x: Tensor, weight: Tensor, bias: Tensor | None) -> torch.dtype:
     wide = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     return wide if bias is None else torch.promote_types(wide, bias.dtype)
