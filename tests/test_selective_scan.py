@@ -8,6 +8,7 @@ import torch
 from agreement import Seeded, assert_close, assert_same, error
 from torch import Tensor
 
+from ssmlib.bench import scan_cpu
 from ssmlib.bench.timing import peak_memory
 from ssmlib.selective_scan import (
     layout,
@@ -439,9 +440,17 @@ class TestRefusals:
             selective_scan(**draw(1, 3, 2, 2), backend="triton")
 
 
-def test_error_measures_what_half_precision_rounds():
-    """The fast form is no less exact than the loop in float32, both against float64."""
+def test_fast_form_is_as_exact_as_the_loop():
     made = cast(draw(1, 257, 8, 16), torch.float32)
     truth = selective_scan(**cast(made, torch.float64), backend="reference")[0]
     fast, slow = (selective_scan(**made, backend=b)[0] for b in ("torch", "reference"))
     assert error(fast, truth) < 2 * error(slow, truth)
+
+
+def test_bench_on_the_cpu_runs_and_finds_no_error():
+    found = list(scan_cpu.rows(quick=True))
+    names = [(row["experiment"], row["provider"].split()[0]) for row in found]
+    assert names.count(("cpu scan", "ssmlib")) == names.count(("cpu scan", "python")) == 2
+    for row in found:
+        assert row["status"] == "ok", row
+        assert row["provider"].startswith("transformers") or row["error"] < 1e-5

@@ -33,8 +33,8 @@ def selective_scan_reference(
     with torch.autocast(x.device.type, enabled=False):
         dt = dt if dt_bias is None else dt + dt_bias.to(wide)
         dt = softplus(dt) if dt_softplus else dt
-        repeats = x.shape[2] // B.shape[2]  # channels that share a group's B and C
-        B, C = (M.repeat_interleave(repeats, dim=2) for M in (B, C))  # (b t d n)
+        e = x.shape[2] // B.shape[2]  # channels that share a group's B and C
+        B, C = (M.unsqueeze(3).expand(-1, -1, -1, e, -1).flatten(2, 3) for M in (B, C))  # (b t d n)
         state = None if state is None else state.to(wide)
         parts = [x, dt, B, C]
         if cu_seqlens is None:

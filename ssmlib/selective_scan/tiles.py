@@ -7,6 +7,9 @@ side in memory, so that every operation runs along them. Then one multiply-add p
 second buffer into h, in place, and y is a product with C. What is made of the inputs, softplus and
 gate included, exists for one chunk of one tile only; nothing but the results is as long as x.
 
+Each operation spreads over PyTorch's threads, which meet again at its end. Where other programs
+hold the cores, that waits for them some hundred times a call: `torch.set_num_threads(1)` there.
+
 The backward pass walks the chunks from the end. It makes h again, from the h at the chunk's start
 that the forward pass has kept, and runs the transposed recurrence over it. With a bar for a
 gradient, and $\lambda_t$ for that of h_t:

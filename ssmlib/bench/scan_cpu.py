@@ -1,0 +1,202 @@
+"""The selective scan on two CPU threads, against what Python and public packages do there.
+
+`cpu scan`: the scan alone, with softplus, bias, D and gate; forward, and with all gradients.
+"python loop" makes exp(dt A) and dt B x of all tokens at once, (b t d n), and loops over them.
+"mambapy" does the same with that package's parallel scan, where it is installed.
+`cpu model`: loss and gradients of a language model of two Mamba layers, against transformers' own,
+which must be the same: the error is that of the gradients. Theirs runs once, it takes long enough.
+"""
+
+import importlib.metadata
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmlib.bench.cell import Cell, Setting, fill, relative_error
+from ssmlib.bench.s4 import allocated_at_most, two_cores
+from ssmlib.bench.timing import ceilings, measure
+from ssmlib.mixers.mamba import MambaConfig
+from ssmlib.model import LanguageModel, ModelConfig
+from ssmlib.selective_scan import selective_scan
+
+CPU = torch.device("cpu")
+PASSES = ("forward", "forward+backward")
+LAYERS, VOCABULARY = 2, 256
+
+
+class Shape(NamedTuple):
+    """Batch, channels, length, state size."""
+
+    b: int
+    d: int
+    t: int
+    n: int
+
+
+SCAN = Shape(b=1, d=768, t=1024, n=16)
+MODEL = Shape(b=1, d=768, t=512, n=16)  # d: of the model; its scans have twice as many channels
+
+
+def rows(quick: bool = False) -> Iterator[dict[str, Any]]:
+    """All rows; quick=True takes tiny sizes. Providers that are not installed have none."""
+    scan, model = (Shape(1, 16, 33, 4),) * 2 if quick else (SCAN, MODEL)
+    seconds = (0.0, 0.02) if quick else (0.2, 2.0)
+    with two_cores():
+        setting = Setting(CPU, ceilings(CPU, time_s=seconds[1]), *seconds)
+        for provider, form in scans().items():
+            for which in PASSES:
+                cell = scan_cell(scan, provider, form, which)
+                row = fill(cell, setting)
+                if row["status"] == "ok":  # what operations hold inside counts here
+                    inputs = cell.draw(cell.n)
+                    row["peak_bytes"] = allocated_at_most(lambda c=cell, i=inputs: c.run(*i))
+                yield row
+        if importlib.util.find_spec("transformers") is not None:
+            yield from model_rows(model, setting)
+
+
+def scans() -> dict[str, Callable[..., Tensor]]:
+    """The scan by each provider that is here: y of x, dt, A, B, C, D, z, bias."""
+    found = {"ssmlib": ours, "python loop": python_loop}
+    if importlib.util.find_spec("mambapy") is not None:
+        found[f"mambapy {importlib.metadata.version('mambapy')}"] = mambapy
+    return found
+
+
+def ours(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
+) -> Tensor:
+    return selective_scan(x, dt, A, B, C, D, z, bias, dt_softplus=True, backend="torch")[0]
+
+
+def python_loop(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
+) -> Tensor:
+    decay, fed = _per_state(x, dt, A, B, bias)
+    h, outputs = torch.zeros_like(fed[:, 0]), []
+    for a, u, c in zip(*(v.unbind(1) for v in (decay, fed, C)), strict=True):
+        h = a * h + u
+        outputs.append((h @ c.unsqueeze(-1)).squeeze(-1))
+    return (torch.stack(outputs, 1) + D * x) * F.silu(z)
+
+
+def mambapy(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
+) -> Tensor:
+    from mambapy.pscan import pscan
+
+    h = pscan(*_per_state(x, dt, A, B, bias))
+    return ((h @ C.unsqueeze(-1)).squeeze(-1) + D * x) * F.silu(z)
+
+
+def scan_cell(shape: Shape, provider: str, form: Callable[..., Tensor], which: str) -> Cell:
+    """Counted: 6 or 18 FLOPs per state and token; what enters and leaves, moved once."""
+    b, d, t, n = shape
+    backward, e = which != "forward", b * d * t
+    torch.manual_seed(0)
+    A, D, bias = -torch.arange(1.0, n + 1).repeat(d, 1), torch.ones(d), torch.randn(d) - 4
+
+    def draw(size: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(0)
+        widths = (d, d, n, n, d, d)
+        drawn = [torch.randn(b, size, width, generator=generator) for width in widths]
+        return (*(x.requires_grad_(backward) for x in drawn[:5]), *drawn[5:][: int(backward)])
+
+    def run(*inputs: Tensor, by: Callable[..., Tensor] = form) -> tuple[Tensor, ...]:
+        x, dt, B, C, z, *dy = inputs
+        weights = [p.to(x.dtype).requires_grad_(backward) for p in (A.clone(), D, bias)]
+        with torch.set_grad_enabled(backward):
+            y = by(x, dt, weights[0], B, C, weights[1], z, weights[2])
+        return (y, *torch.autograd.grad(y, [x, dt, B, C, z, *weights], dy)[:5]) if dy else (y,)
+
+    return Cell(
+        labels=_labels("cpu scan", provider, which, shape),
+        flops=e * n * (18 if backward else 6),
+        n_bytes=4 * (11 if backward else 4) * e + 4 * (6 if backward else 2) * b * t * n,
+        needs=40 * e * n,
+        n=t,
+        check_at=t,
+        draw=draw,
+        run=run,
+        truth=lambda *inputs: run(*inputs, by=python_loop),
+    )
+
+
+def model_rows(shape: Shape, setting: Setting) -> Iterator[dict[str, Any]]:
+    """Loss and gradients of one batch, by transformers' model and by ours with its weights."""
+    theirs, model = twins(shape)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(VOCABULARY, (shape.b, shape.t + 1), generator=generator)
+    began = time.perf_counter()
+    want = gradients(theirs, lambda ids: theirs(ids, use_cache=False).logits, tokens)
+    seconds = time.perf_counter() - began
+    version = importlib.metadata.version("transformers")
+    labels = _labels("cpu model", f"transformers {version}", "training step", shape)
+    yield labels | {"seconds": seconds, "repeats": 1, "error": None, "status": "ok"}
+
+    found = gradients(model, lambda ids: model(ids)[0], tokens)
+    names = {ours_of(name): grad for name, grad in want.items()}
+    timing = measure(
+        lambda: gradients(model, lambda ids: model(ids)[0], tokens),
+        warmup_s=setting.warmup_s,
+        time_s=setting.time_s,
+        device=CPU,
+    )
+    yield _labels("cpu model", "ssmlib", "training step", shape) | {
+        "seconds": timing.median,
+        "p20": timing.p20,
+        "p80": timing.p80,
+        "repeats": timing.repeats,
+        "error": relative_error([found[name] for name in names], list(names.values())),
+        "status": "ok",
+    }
+
+
+def twins(shape: Shape) -> tuple[nn.Module, LanguageModel]:
+    """transformers' Mamba with random weights, and ours with the same."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=shape.d,
+        state_size=shape.n,
+        num_hidden_layers=LAYERS,
+        use_cache=False,
+    )
+    theirs = transformers.MambaForCausalLM(config)
+    legend = {"M": MambaConfig(state_size=shape.n)}
+    model = ModelConfig(VOCABULARY, shape.d, "M" * LAYERS, legend).build()
+    model.load_state_dict({ours_of(name): p for name, p in theirs.state_dict().items()})
+    return theirs, model
+
+
+def ours_of(name: str) -> str:
+    """What transformers' parameter is called here."""
+    return name.replace("backbone.embeddings.", "embedding.")
+
+
+def gradients(
+    model: nn.Module, logits: Callable[[Tensor], Tensor], tokens: Tensor
+) -> dict[str, Tensor]:
+    """Of the next token's cross-entropy, by parameter."""
+    named = dict(model.named_parameters())
+    loss = F.cross_entropy(logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+def _per_state(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(dt A) and dt B x, (b t d n)."""
+    dt = F.softplus(dt + bias)
+    return torch.exp(dt.unsqueeze(-1) * A), (dt * x).unsqueeze(-1) * B.unsqueeze(2)
+
+
+def _labels(experiment: str, provider: str, which: str, shape: Shape) -> dict[str, Any]:
+    names = {"experiment": experiment, "provider": provider, "pass": which}
+    sizes = {"b": shape.b, "d": shape.d, "n": shape.t, "state_size": shape.n}
+    return names | sizes | {"dtype": "float32"}
