@@ -10,11 +10,13 @@ import sys
 import types
 from html.parser import HTMLParser
 
+import matplotlib as mpl
 import pytest
 import torch
 import traitlets
 from schedules import SCHEDULES, loop
 
+from ssmlib import plots
 from ssmlib.costs import MODELS, context_bytes, parameters
 from ssmlib.discretize import METHODS
 from ssmlib.example import TOKENS, embed
@@ -311,6 +313,12 @@ def test_a_reset_at_the_name_leaves_no_trace_of_what_came_before():
     assert weights[:3].abs().max() < 1e-5
     assert weights[3] / weights.sum() > 0.99
     assert "has 99.6%" in selection_dial("door").alt
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_still_picture_is_drawn_under_the_books_style_too(name):
+    with mpl.rc_context(plots._style()):  # a warning would be an error here
+        assert MAKE[name]().png
 
 
 def test_a_widget_without_anywidget_says_what_to_install(figure, monkeypatch):

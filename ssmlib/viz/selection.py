@@ -29,7 +29,7 @@ PRESETS = {
     "filler": ("reset at Ada, and close for filler", (0.3, 0.3, 0.3, 5, 0.001, 0.001, 0.3, 0.3)),
     "door": ("a door: open for Ada alone", (0.001, 0.001, 0.001, 5, 0.001, 0.001, 0.001, 0.001)),
 }
-LINE = 60  # letters on a line of the still picture
+LINE = 72  # letters on a line of the still picture
 
 
 def selection_dial(
@@ -116,9 +116,10 @@ def _dial_still(x: Tensor, dt: list[float], states: Tensor, weights: Tensor) -> 
         ax.axhline(0, color=COLOUR["line"], lw=0.8, zorder=0)
         ax.set_title(title, fontsize=SMALL, color=COLOUR["muted"], loc="left")
         ax.set_yticks([])
+        ax.grid(False)
         ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
     ax.set_xticks(range(len(TOKENS)), TOKENS, fontsize=LARGE, color=COLOUR["ink"])
-    ax.tick_params(length=0)
     return still
 
 
@@ -154,9 +155,9 @@ def selection_text(
             f" largest is {spread:.3g} times the smallest."
         ),
         caption=(
-            "Choose a row, then walk through the text by the slider, or click a letter. Dark is a"
-            " large step: this byte overwrites. Pale is a small one: it passes by. All rows share"
-            " one scale of ratios, so a row that hardly chooses stays grey."
+            "Choose a row, then walk through the text by the slider, or click a letter. The"
+            " stronger the colour, the larger the step: this byte overwrites; without colour it"
+            " passes by. All rows share one scale of ratios: one that hardly chooses looks flat."
         ),
         draw=partial(_text_still, text, rows[first], first),
     )
@@ -181,7 +182,8 @@ def _text_still(text: str, steps: list[float], name: str) -> "Still":
     from matplotlib.figure import Figure as Still
 
     lines = _lines_of(text)
-    still = Still(figsize=(6.6, max(1.8, 0.8 + 0.27 * len(lines))), facecolor=COLOUR["paper"])
+    size = (6.6, max(1.8, 0.8 + 0.27 * len(lines)))
+    still = Still(figsize=size, facecolor=COLOUR["paper"], layout="none")
     ax = still.add_axes((0.02, 0.02, 0.96, 0.9))
     shades = LinearSegmentedColormap.from_list("step", [COLOUR["panel"], COLOUR["linear"]])
     logs = [math.log(v) for v in steps]
@@ -192,7 +194,7 @@ def _text_still(text: str, steps: list[float], name: str) -> "Still":
             ax.add_patch(_cell(along, down, shade))
             letter = "⏎" if text[i] == "\n" else text[i]
             ax.text(
-                along + 0.5, down + 0.5, letter, ha="center", va="center", fontsize=LARGE,
+                along + 0.5, down + 0.5, letter, ha="center", va="center", fontsize=SMALL + 0.5,
                 family="DejaVu Sans Mono", color=COLOUR["ink"], parse_math=False,
             )  # fmt: skip
     ax.set(xlim=(0, LINE), ylim=(len(lines), 0))
