@@ -1,5 +1,6 @@
 """ssmlib.selective_scan: the fast form against the loop, packs, states, one token, refusals."""
 
+import importlib.util
 import itertools
 from functools import partial
 
@@ -8,6 +9,7 @@ import torch
 from agreement import Seeded, assert_close, assert_same, error
 from torch import Tensor
 
+from ssmlib.backends import HAS_TRITON
 from ssmlib.bench import scan_cpu
 from ssmlib.bench.timing import peak_memory
 from ssmlib.selective_scan import (
@@ -434,10 +436,83 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"state: expected s=2 sequences \(from cu_seqlens\)"):
             selective_scan(**made | {"cu_seqlens": torch.tensor([0, 4, 9])})
 
+    @pytest.mark.parametrize(
+        ("made", "message"),
+        [
+            (draw(1, 3, 2, 2), "'triton' computes in float32, got float64 inputs"),
+            (
+                cast(draw(1, 3, 2, 257), torch.float32),
+                r"'triton' takes n <= 256, got n=257 \(from A\)",
+            ),
+        ],
+        ids=["float64", "states"],
+    )
+    def test_of_what_the_kernels_cannot_do(self, made, message):
+        with pytest.raises(ValueError, match=message):
+            selective_scan(**made, backend="triton")
+        y, last = selective_scan(**made)  # auto finds a form that can
+        truth, end = selective_scan(**made, backend="reference")
+        assert_close(y, truth)
+        assert_close(last, end)
+
     def test_of_triton_without_a_gpu(self, monkeypatch):
         monkeypatch.setenv("TRITON_INTERPRET", "0")
         with pytest.raises(ValueError, match="backend: 'triton' needs"):
-            selective_scan(**draw(1, 3, 2, 2), backend="triton")
+            selective_scan(**cast(draw(1, 3, 2, 2), torch.float32), backend="triton")
+
+
+def has_kernels() -> bool:
+    """Whether the Triton twin is whole: forward, backward and one token."""
+    if not HAS_TRITON or importlib.util.find_spec("ssmlib.kernels.selective_scan") is None:
+        return False
+    module = importlib.import_module("ssmlib.kernels.selective_scan")
+    return all(hasattr(module, name) for name in ("forward", "backward", "step", "step_"))
+
+
+@pytest.mark.skipif(not has_kernels(), reason="the Triton twin has no backward pass or no step")
+class TestOnTriton:
+    """The kernels under the same operators; `test_kernels_selective_scan` tests the kernels."""
+
+    DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def make(self, *sizes: int, **kw) -> dict:
+        made = cast(draw(*sizes, **kw), torch.float32)
+        return {k: v.to(self.DEVICE) if isinstance(v, Tensor) else v for k, v in made.items()}
+
+    @pytest.mark.parametrize("without", [(), OPTIONAL])
+    @pytest.mark.parametrize("pack", [None, [0, 1, 20]])
+    def test_results_and_gradients_agree(self, pack, without):
+        same(
+            self.make(1, 20, 6, 3, 2, without=without, pack=pack), backend="triton", tolerance=3e-5
+        )
+
+    def test_operators_pass_opcheck(self):
+        made = self.make(1, 9, 4, 2, 2, pack=[0, 3, 9])
+        for name in TENSORS:
+            made[name].requires_grad_()
+        which = ("test_schema", "test_autograd_registration", "test_faketensor")
+        torch.library.opcheck(operator._forward, (*made.values(), "triton", True), test_utils=which)
+        with torch.no_grad():
+            y, last, saved = operator._forward(*made.values(), "triton", True)
+        plain = [v.detach() if isinstance(v, Tensor) else v for v in made.values()]
+        args = (y, last, *plain, saved, "triton")
+        torch.library.opcheck(operator._backward, args, test_utils=which)
+
+    def test_one_token_is_the_scan(self):
+        made = self.make(2, 1, 6, 3, 2)
+        token = TestOneToken.token(made, 0)
+        y, last = selective_scan(**made, backend="triton")
+        step, state = selective_scan_step(**token, backend="triton")
+        assert_close(step, y[:, 0], 1e-6)
+        assert_close(state, last, 1e-6)
+        held = token["state"].clone()
+        assert_close(selective_scan_step_(**token | {"state": held}, backend="triton"), step, 1e-6)
+        assert_close(held, last, 1e-6)
+        args = ("triton", *(v for k, v in token.items()))
+        torch.library.opcheck(operator.step_by, args, test_utils=("test_schema", "test_faketensor"))
+        torch.library.opcheck(
+            operator.step_by_, args, test_utils=("test_schema", "test_faketensor")
+        )
 
 
 def test_fast_form_is_as_exact_as_the_loop():

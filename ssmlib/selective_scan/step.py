@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
-from ssmlib.backends import resolve
 from ssmlib.selective_scan.checks import check_inputs, working_dtype
-from ssmlib.selective_scan.function import BACKENDS
+from ssmlib.selective_scan.function import BACKENDS, choose
 from ssmlib.selective_scan.operator import step_by, step_by_, wants_grad
 from ssmlib.shapes import check
 
@@ -30,7 +29,7 @@ def selective_scan_step(
     Raises ValueError as `selective_scan` does.
     """
     B, C = _check(x, dt, A, B, C, D, z, dt_bias, state)
-    chosen = resolve(backend, x, default="torch", available=BACKENDS)
+    chosen = choose(backend, x, dt, A, B, C, D, z, dt_bias, state)
     if chosen == "triton" and not wants_grad(x, dt, A, B, C, D, z, dt_bias, state):
         return step_by(chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
     x, dt, B, C, z = (None if v is None else v.unsqueeze(1) for v in (x, dt, B, C, z))
@@ -68,7 +67,7 @@ def selective_scan_step_(
     wide = working_dtype(*tensors, state)
     if state.dtype != wide:
         raise ValueError(f"state: expected dtype {wide} (the widest input), got {state.dtype}")
-    chosen = resolve(backend, x, default="torch", available=BACKENDS)
+    chosen = choose(backend, *tensors, state)
     if chosen == "triton":
         return step_by_(chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
     args = (x, dt, A, B, C, D, z, dt_bias, dt_softplus)
