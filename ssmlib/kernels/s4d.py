@@ -2,12 +2,12 @@ r"""S4D in one pass over x: the recurrence itself, with every state in registers
 
 $$h_t = a h_{t-1} + x_t, \qquad y_t = \mathrm{Re} \sum_n c_n h_{n,t} + D x_t$$
 
-A program owns some channels, and walks over one segment of their tokens. Six multiply-adds per pole
-and token, and no exponential: a is the same for every token, so this is the cheapest form there is
-of a diagonal system, and it reads x once and writes y once. Turned around in time the same kernel
-makes the gradient by x, since the transpose of a convolution is the convolution from the other end.
+A program owns some channels, and walks over one segment of their tokens. a is the same for every
+token, so that a step is six multiply-adds per pole, and x is read once and y written once. Turned
+around in time the same kernel makes the gradient by x, since the transpose of a convolution is the
+convolution from the other end.
 
-The parameters' gradients come from a walk forwards too, with the derivative of the state beside it:
+The parameters' gradients come from a walk forwards, with the derivative of the state beside it:
 
 $$p_t = \partial h_t / \partial a = a p_{t-1} + h_{t-1}, \qquad
 \bar c = \sum_t \bar y_t h_t, \qquad \bar a = c \sum_t \bar y_t p_t$$
@@ -15,10 +15,10 @@ $$p_t = \partial h_t / \partial a = a p_{t-1} + h_{t-1}, \qquad
 so that no state is ever stored but at the segments' starts. Segments are made where batch and
 channels are too few for the device: their ends from zero, a scan over those, then the walk.
 
-A rounded decay would be off by t roundings after t steps. What T steps lose, T (a - fl a) h, is
-`k h`, and is given back with the first of them, inside its multiply-adds.
+A rounded decay would be off by t roundings after t steps. What the T steps of a tile lose of h,
+T (a - fl a) h, is given back with the first of them, inside its multiply-adds.
 
-Pairs of real numbers stand for complex ones: a, k, c (d n 2), states (d b s n 2), s segments.
+Pairs of real numbers stand for complex ones: a, c (d n 2), states (d b s n 2), s segments.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,15 @@ from ssmlib.kernels.s4 import decay_scan_triton, vandermonde_triton
 
 
 @triton.jit
-def _own(n, d: tl.constexpr, block, poles, R: tl.constexpr, G: tl.constexpr, D: tl.constexpr):
+def _place(d: tl.constexpr, D: tl.constexpr):
+    """Which D channels, which row of the batch, which segment, and of how many."""
+    blocks = tl.cdiv(d, D)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    return tl.program_id(0) % blocks, row, tl.program_id(1), tl.num_programs(1)
+
+
+@triton.jit
+def _own(n, d: tl.constexpr, block, R: tl.constexpr, G: tl.constexpr, D: tl.constexpr):
     """What R rows of 32 threads own: channels, poles, and which of them exist, flat (R 32).
 
     Flat, because a one-dimensional tensor has a thread's numbers 32 apart in every version of
@@ -40,7 +48,7 @@ def _own(n, d: tl.constexpr, block, poles, R: tl.constexpr, G: tl.constexpr, D: 
     """
     at = tl.arange(0, R * 32)
     channel = tl.max_contiguous(block * D + at % 32 % D, 1)
-    k = (poles * R + at // 32) * G + at % 32 // D
+    k = at // 32 * G + at % 32 // D
     return channel, k, (k < n) & (channel < d)
 
 
@@ -78,23 +86,23 @@ def _read(re, im, c_re, c_im, skip, x, G: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def walk_kernel(
-    x_ptr, a_ptr, k_ptr, c_ptr, skip_ptr, start_ptr, y_ptr, end_ptr,
+    x_ptr, a_ptr, lost_ptr, c_ptr, skip_ptr, start_ptr, y_ptr, end_ptr,
     b, t, length, n, d: tl.constexpr,
     T: tl.constexpr, K: tl.constexpr, G: tl.constexpr, D: tl.constexpr,
     REVERSE: tl.constexpr, OUTPUT: tl.constexpr, STARTED: tl.constexpr,
 ):  # fmt: skip
     """One program: K G poles of D channels, the tokens of one segment, from either end."""
     dtype: tl.constexpr = a_ptr.dtype.element_ty
-    block, row, segment = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
-    channel, k, inside = _own(n, d, block, 0, K, G, D)
+    block, row, segment, segments = _place(d, D)
+    channel, k, inside = _own(n, d, block, K, G, D)
     a_re, a_im = _pair(a_ptr, channel * n + k, inside, K)
-    k_re, k_im = _pair(k_ptr, channel * n + k, inside, K)
-    state = ((channel.to(tl.int64) * b + row) * tl.num_programs(2) + segment) * n + k
+    lost_re, lost_im = _pair(lost_ptr, channel * n + k, inside, K)
+    state = ((channel.to(tl.int64) * b + row) * segments + segment) * n + k
     if STARTED:
         re, im = _pair(start_ptr, state, inside, K)
     else:
         re, im = tl.zeros_like(a_re), tl.zeros_like(a_re)
-    one, group, _ = _own(n, d, block, 0, 1, G, D)
+    one, group, _ = _own(n, d, block, 1, G, D)
     if OUTPUT:
         c_re, c_im = _pair(c_ptr, channel * n + k, inside, K)
         skip = tl.load(skip_ptr + one, mask=(group == 0) & (one < d), other=0.0)
@@ -103,7 +111,7 @@ def walk_kernel(
     count = tl.minimum(length, t - first)
     stride: tl.constexpr = -d if REVERSE else d
     at = (row * t + first + (count - 1 if REVERSE else 0)) * d
-    many, _, _ = _own(n, d, block, 0, T, G, D)
+    many, _, _ = _own(n, d, block, T, G, D)
     here = x_ptr + at + many + tl.arange(0, T * 32) // 32 * stride
     out = block * D + tl.arange(0, D)
     there = y_ptr + at + out
@@ -116,7 +124,7 @@ def walk_kernel(
         for j in tl.static_range(T):
             x = _row(tile, j, T)
             if j == 0:
-                x_re, x_im = _times(k_re, k_im, re, im, x[None, :], 0.0)
+                x_re, x_im = _times(lost_re, lost_im, re, im, x[None, :], 0.0)
                 re, im = _times(a_re, a_im, re, im, x_re, x_im)
             else:
                 re, im = _times(a_re, a_im, re, im, x[None, :], 0.0)
@@ -124,29 +132,30 @@ def walk_kernel(
                 y = _read(re, im, c_re, c_im, skip, x, G, D)
                 tl.store(there + j * stride, y.to(y_ptr.dtype.element_ty), mask=out < d)
         there += T * stride
-    for i in range(whole, count):
-        x = tl.load(x_ptr + at + one + i * stride, mask=one < d, other=0.0).to(dtype)
+    at += tl.cast(whole, tl.int64) * stride
+    for _ in range(whole, count):
+        x = tl.load(x_ptr + at + one, mask=one < d, other=0.0).to(dtype)
         re, im = _times(a_re, a_im, re, im, x[None, :], 0.0)
         if OUTPUT:
             y = _read(re, im, c_re, c_im, skip, x, G, D)
-            tl.store(y_ptr + at + out + i * stride, y.to(y_ptr.dtype.element_ty), mask=out < d)
+            tl.store(y_ptr + at + out, y.to(y_ptr.dtype.element_ty), mask=out < d)
+        at += stride
     _store_pair(end_ptr, state, re, im, inside, K)
 
 
 @triton.jit
 def sums_kernel(
-    x_ptr, dy_ptr, a_ptr, k_ptr, start_ptr, by_c_ptr, by_a_ptr, end_ptr, by_skip_ptr,
+    x_ptr, dy_ptr, a_ptr, lost_ptr, start_ptr, by_c_ptr, by_a_ptr, end_ptr, by_skip_ptr,
     b, t, length, n, d: tl.constexpr,
     T: tl.constexpr, K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, STARTED: tl.constexpr,
 ):  # fmt: skip
     """As `walk_kernel`, forwards: sums of dy h, dy p and dy x, and the last p; p starts at zero."""
     dtype: tl.constexpr = a_ptr.dtype.element_ty
-    block, poles = tl.program_id(0) // tl.cdiv(n, K * G), tl.program_id(0) % tl.cdiv(n, K * G)
-    row, segment = tl.program_id(1).to(tl.int64), tl.program_id(2)
-    channel, k, inside = _own(n, d, block, poles, K, G, D)
+    block, row, segment, segments = _place(d, D)
+    channel, k, inside = _own(n, d, block, K, G, D)
     a_re, a_im = _pair(a_ptr, channel * n + k, inside, K)
-    k_re, k_im = _pair(k_ptr, channel * n + k, inside, K)
-    state = ((channel.to(tl.int64) * b + row) * tl.num_programs(2) + segment) * n + k
+    lost_re, lost_im = _pair(lost_ptr, channel * n + k, inside, K)
+    state = ((channel.to(tl.int64) * b + row) * segments + segment) * n + k
     zero = tl.zeros_like(a_re)
     if STARTED:
         re, im = _pair(start_ptr, state, inside, K)
@@ -157,7 +166,7 @@ def sums_kernel(
 
     first = segment * length
     count = tl.minimum(length, t - first)
-    many, _, _ = _own(n, d, block, 0, T, G, D)
+    many, _, _ = _own(n, d, block, T, G, D)
     at = (row * t + first) * d + many + tl.arange(0, T * 32) // 32 * d
     whole = count // T * T
     x_ahead = tl.load(x_ptr + at, mask=(many < d) & (whole > 0), other=0.0)
@@ -171,8 +180,8 @@ def sums_kernel(
         for j in tl.static_range(T):
             x, dy = _row(x_tile, j, T), _row(dy_tile, j, T)
             if j == 0:
-                x_re, x_im = _times(k_re, k_im, re, im, x[None, :], 0.0)
-                h_re, h_im = _times(k_re, k_im, p_re, p_im, re, im)
+                x_re, x_im = _times(lost_re, lost_im, re, im, x[None, :], 0.0)
+                h_re, h_im = _times(lost_re, lost_im, p_re, p_im, re, im)
             else:
                 x_re, x_im, h_re, h_im = x[None, :], 0.0, re, im
             p_re, p_im = _times(a_re, a_im, p_re, p_im, h_re, h_im)
@@ -182,7 +191,7 @@ def sums_kernel(
             p_sum_re += dy[None, :] * p_re
             p_sum_im += dy[None, :] * p_im
             x_sum += dy * x
-    one, group, _ = _own(n, d, block, 0, 1, G, D)
+    one, group, _ = _own(n, d, block, 1, G, D)
     for i in range(whole, count):
         last = (row * t + first + i) * d + one
         x = tl.load(x_ptr + last, mask=one < d, other=0.0).to(dtype)
@@ -197,27 +206,27 @@ def sums_kernel(
     _store_pair(by_c_ptr, state, h_sum_re, h_sum_im, inside, K)
     _store_pair(by_a_ptr, state, p_sum_re, p_sum_im, inside, K)
     _store_pair(end_ptr, state, p_re, p_im, inside, K)
-    line = (one.to(tl.int64) * b + row) * tl.num_programs(2) + segment
-    tl.store(by_skip_ptr + line, x_sum, mask=(group == 0) & (poles == 0) & (one < d))
+    line = (one.to(tl.int64) * b + row) * segments + segment
+    tl.store(by_skip_ptr + line, x_sum, mask=(group == 0) & (one < d))
 
 
-class Plan(NamedTuple):
-    """How a kernel is cut: T tokens at a time, K poles in a thread, G D threads for G K poles."""
+class System(NamedTuple):
+    """a, what TOKENS roundings of it lose, and c, (d n 2) in the dtype to compute in; log_a."""
 
-    T: int
-    K: int
-    G: int
-    D: int
+    a: Tensor
+    lost: Tensor
+    c: Tensor
+    log_a: Tensor
 
 
+TOKENS, POLES = 8, 8  # of a tile, and of a thread: they leave it enough registers
 PROGRAMS = 1024  # warps that fill a GPU of about 130 multiprocessors
-SHORTEST = 256  # tokens of a segment, which is walked twice
-WALK, SUMS = (8, 8), (8, 4)  # T and K: as many poles in a thread as leave it enough registers
+SHORTEST = 1024  # tokens of a segment, which is walked twice
 
 
 def segment_length(b: int, t: int, d: int, n: int) -> int:
     """Tokens per segment: all of them, unless that would leave too few programs."""
-    programs = b * triton.cdiv(d, _plan(n, *WALK).D)
+    programs = b * triton.cdiv(d, _plan(n)["D"])
     segments = max(1, min(PROGRAMS // programs, t // SHORTEST))
     return triton.cdiv(t, segments)
 
@@ -230,8 +239,9 @@ def forward(
     x (b t d) of any float dtype, log_a (d n 2) float64, c (d n 2) and skip (d,) of the dtype to
     compute in. The third result, (d b s n 2), is empty where there is one segment.
     """
-    starts = _starts(x, log_a, c, length, reverse=False)
-    y, ends = _walk(x, log_a, c, skip, starts, length, reverse=False)
+    x, system = x.contiguous(), _system(log_a, c)
+    starts = _starts(x, system, length, reverse=False)
+    y, ends = _walk(x, system, skip, starts, length, reverse=False)
     return y, ends[:, :, -1].transpose(0, 1).contiguous(), starts
 
 
@@ -246,99 +256,92 @@ def backward(
     length: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients by x, log_a, c and skip."""
-    after = _starts(dy, log_a, c, length, reverse=True)
-    dx, _ = _walk(dy, log_a, c, skip, after, length, reverse=True)
+    x, dy, system = x.contiguous(), dy.contiguous(), _system(log_a, c)
+    after = _starts(dy, system, length, reverse=True)
+    dx, _ = _walk(dy, system, skip, after, length, reverse=True)
     if d_last is not None:
         dx = dx + vandermonde_triton(_conj(d_last), log_a, x.shape[1]).flip(2).mT.to(dx.dtype)
-    by_c, by_a, ends, by_skip = _sums(x, dy, log_a, c, starts, length)
-    d_a = torch.view_as_complex(c) * by_a.sum((1, 2))
+    by_c, by_a, ends, by_skip = _sums(x, dy, system, starts, length)
+    d_a = torch.view_as_complex(system.c) * by_a.sum((1, 2))
     if after.numel() or d_last is not None:
-        d_a = d_a + (_adjoints(after, d_last, log_a, c, x.shape[1], length) * ends).sum((1, 2))
+        d_a = d_a + (_adjoints(after, d_last, system, x.shape[1], length) * ends).sum((1, 2))
     d_log_a = torch.exp(torch.view_as_complex(log_a)) * d_a
     return dx, _pairs(d_log_a), _pairs(by_c.sum((1, 2))), by_skip.sum((1, 2))
 
 
 def _adjoints(
-    after: Tensor, d_last: Tensor | None, log_a: Tensor, c: Tensor, t: int, length: int
+    after: Tensor, d_last: Tensor | None, system: System, t: int, length: int
 ) -> Tensor | float:
     """What each segment's last h is worth to everything later: dL = Re(adjoint dh), (d b s n)."""
-    out, log_a = 0.0, torch.view_as_complex(log_a)[:, None, None]
+    worth, log_a = 0.0, torch.view_as_complex(system.log_a)[:, None, None]
     if after.numel():
-        out = (
-            torch.exp(log_a)
-            * torch.view_as_complex(c)[:, None, None]
-            * torch.view_as_complex(after)
-        )
+        step = torch.exp(log_a) * torch.view_as_complex(system.c)[:, None, None]
+        worth = step * torch.view_as_complex(after)
     if d_last is not None:
-        later = t - torch.arange(length, t + length, length, device=c.device).clamp(max=t)
-        worth = torch.view_as_complex(_conj(d_last)).transpose(0, 1)  # (d b n)
-        out = out + torch.exp(log_a * later[:, None]) * worth[:, :, None]
-    return out
+        later = t - torch.arange(length, t + length, length, device=d_last.device).clamp(max=t)
+        at_last = torch.view_as_complex(_conj(d_last)).transpose(0, 1)[:, :, None]  # (d b 1 n)
+        worth = worth + torch.exp(log_a * later[:, None]) * at_last
+    return worth
 
 
-def _starts(x: Tensor, log_a: Tensor, c: Tensor, length: int, reverse: bool) -> Tensor:
+def _starts(x: Tensor, system: System, length: int, reverse: bool) -> Tensor:
     """The h that enters each segment (d b s n 2); empty where there is only one."""
+    nothing = system.c.new_empty(0)
     if length >= x.shape[1]:
-        return c.new_empty(0)
-    _, ends = _walk(x, log_a, c, None, c.new_empty(0), length, reverse, output=False)
-    through = torch.exp(length * torch.view_as_complex(log_a))
-    through = torch.view_as_real(through).to(c.dtype)
+        return nothing
+    _, ends = _walk(x, system, None, nothing, length, reverse, output=False)
+    through = torch.exp(length * torch.view_as_complex(system.log_a))
+    through = torch.view_as_real(through).to(system.c.dtype)
     return decay_scan_triton(ends, through, torch.zeros_like(ends[:, :, 0]), reverse)[0]
 
 
 def _walk(
     x: Tensor,
-    log_a: Tensor,
-    c: Tensor,
+    system: System,
     skip: Tensor | None,
     starts: Tensor,
     length: int,
     reverse: bool,
     output: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """y (b t d), if asked for, and the h that leaves each segment (d b s n 2)."""
-    (b, t, d), n, x = x.shape, c.shape[1], x.contiguous()
-    plan, segments = _plan(n, *WALK), triton.cdiv(t, length)
-    a, k = _rounded(log_a, c, plan.T)
-    y = torch.empty_like(x) if output else x
-    ends = c.new_empty(d, b, segments, n, 2)
+    """y (b t d), x itself if no output is asked for, and the h that leaves each segment."""
+    (b, t, d), (a, lost, c, _), n = x.shape, system, system.c.shape[1]
+    plan, segments = _plan(n), triton.cdiv(t, length)
+    y, ends = torch.empty_like(x) if output else x, c.new_empty(d, b, segments, n, 2)
     skip = c.new_zeros(d) if skip is None else skip
-    walk_kernel[(triton.cdiv(d, plan.D), b, segments)](
-        x, a, k, c.contiguous(), skip, starts, y, ends, b, t, length, n, d, **plan._asdict(),
+    walk_kernel[(triton.cdiv(d, plan["D"]) * b, segments)](
+        x, a, lost, c, skip, starts, y, ends, b, t, length, n, d, **plan,
         REVERSE=reverse, OUTPUT=output, STARTED=starts.numel() > 0, num_warps=1,
     )  # fmt: skip
     return y, ends
 
 
 def _sums(
-    x: Tensor, dy: Tensor, log_a: Tensor, c: Tensor, starts: Tensor, length: int
+    x: Tensor, dy: Tensor, system: System, starts: Tensor, length: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Per row and segment: sums of dy h and dy p, the last p (d b s n), and of dy x (d b s)."""
-    (b, t, d), n, x, dy = x.shape, c.shape[1], x.contiguous(), dy.contiguous()
-    plan, segments = _plan(n, *SUMS), triton.cdiv(t, length)
-    a, k = _rounded(log_a, c, plan.T)
-    by_c, by_a, ends = (c.new_empty(d, b, segments, n, 2) for _ in range(3))
+    (b, t, d), (a, lost, c, _), n = x.shape, system, system.c.shape[1]
+    plan, segments = _plan(n), triton.cdiv(t, length)
+    by_c, by_a, ends = c.new_empty(3, d, b, segments, n, 2).unbind()
     by_skip = c.new_empty(d, b, segments)
-    blocks = triton.cdiv(d, plan.D) * triton.cdiv(n, plan.K * plan.G)
-    sums_kernel[(blocks, b, segments)](
-        x, dy, a, k, starts, by_c, by_a, ends, by_skip, b, t, length, n, d, **plan._asdict(),
+    sums_kernel[(triton.cdiv(d, plan["D"]) * b, segments)](
+        x, dy, a, lost, starts, by_c, by_a, ends, by_skip, b, t, length, n, d, **plan,
         STARTED=starts.numel() > 0, num_warps=1,
     )  # fmt: skip
     return *(torch.view_as_complex(z) for z in (by_c, by_a, ends)), by_skip
 
 
-def _plan(n: int, T: int, K: int) -> Plan:
-    """One warp: K poles a thread, as many threads as that takes, other channels in the rest."""
+def _plan(n: int) -> dict[str, int]:
+    """A program is a warp: K poles in a thread, G threads for all of them, D channels abreast."""
     N = triton.next_power_of_2(n)
-    G = min(32, max(1, N // K))
-    return Plan(T, max(1, N // G), G, 32 // G)
+    G = min(32, max(1, N // POLES))
+    return {"T": TOKENS, "K": N // G, "G": G, "D": 32 // G}
 
 
-def _rounded(log_a: Tensor, c: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """a in the dtype to compute in, and what that rounding loses in so many steps."""
-    a = torch.view_as_real(torch.exp(torch.view_as_complex(log_a)))
-    near = a.to(c.dtype)
-    return near, (steps * (a - near)).to(c.dtype)
+def _system(log_a: Tensor, c: Tensor) -> System:
+    exact = torch.view_as_real(torch.exp(torch.view_as_complex(log_a)))
+    a = exact.to(c.dtype)
+    return System(a, (TOKENS * (exact - a)).to(c.dtype), c.contiguous(), log_a)
 
 
 def _conj(pair: Tensor) -> Tensor:
