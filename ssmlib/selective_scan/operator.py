@@ -1,9 +1,10 @@
 """The fast forms as custom operators, which `torch.compile` passes over whole and autograd knows.
 
-A form is a module with `forward`, `backward` and `saved_shape`: `ssmlib.selective_scan.tiles`, or
-the Triton twin. Differentiable once: the backward operator has no gradient of its own.
+A form is a module with `forward` and `backward`: `ssmlib.selective_scan.tiles`, or the Triton twin.
+Differentiable once: the backward operator has no gradient of its own.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -47,6 +48,14 @@ def module_of(form: str) -> ModuleType:
     return selective_scan
 
 
+def _saved_shape(form: str) -> Callable[..., tuple[int, ...]]:
+    if form == "torch":
+        return tiles.saved_shape
+    from ssmlib.kernels.selective_scan.layout import saved_shape
+
+    return saved_shape
+
+
 @torch.library.custom_op("ssmlib::selective_scan", mutates_args=())
 def _forward(
     x: Tensor,
@@ -75,7 +84,7 @@ def _(*inputs: Tensor | bool | str | None) -> tuple[Tensor, Tensor, Tensor]:
     x, _, A, B, *_ = tensors
     wide = working_dtype(*tensors, state)
     s = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    saved = module_of(form).saved_shape(x, A, B, cu_seqlens) if needs_grad else (0,)
+    saved = _saved_shape(form)(x, A, B, cu_seqlens) if needs_grad else (0,)
     sizes = ((x.shape, x.dtype), ((s, *A.shape), wide), (saved, wide))
     return tuple(x.new_empty(size, dtype=dtype) for size, dtype in sizes)
 
