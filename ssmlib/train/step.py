@@ -106,6 +106,6 @@ class CapturedStep:
         self.inputs, self.targets = inputs.clone(), targets.clone()
         self.optimizer.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=self.stream):  # its own workspace for products
             self.value = self.step(self.inputs, self.targets)
         self.graph = graph

@@ -98,7 +98,7 @@ def train_together(models: Sequence[nn.Module], cells: Sequence[Cell]) -> list[f
     steps = [
         make_step(m.train(), o, c.config) for m, o, c in zip(models, optimizers, cells, strict=True)
     ]
-    streams = [torch.cuda.Stream() if on_gpu else None for _ in cells]
+    streams = [step.stream if on_gpu else None for step in steps]
     totals = [torch.zeros((), dtype=torch.float64, device=cell.device) for cell in cells]
     counted = -(-size.steps // 10)
     for k in range(size.steps):
