@@ -1,6 +1,7 @@
 """The selective scan on two CPU threads, against what Python and public packages do there.
 
 `cpu scan`: the scan alone, with softplus, bias, D and gate; forward, and with all gradients.
+`one thread`: the same. Threads wait for each other, so on a busy machine these are the fair rows.
 "python loop" makes exp(dt A) and dt B x of all tokens at once, (b t d n), and loops over them.
 "mambapy" does the same with that package's parallel scan, where it is installed.
 `cpu model`: loss and gradients of a language model of two Mamba layers, against transformers' own,
@@ -47,17 +48,27 @@ def rows(quick: bool = False) -> Iterator[dict[str, Any]]:
     scan, model = (Shape(1, 16, 33, 4),) * 2 if quick else (SCAN, MODEL)
     seconds = (0.0, 0.02) if quick else (0.2, 2.0)
     with two_cores():
-        setting = Setting(CPU, ceilings(CPU, time_s=seconds[1]), *seconds)
-        for provider, form in scans().items():
-            for which in PASSES:
-                cell = scan_cell(scan, provider, form, which)
-                row = fill(cell, setting)
-                if row["status"] == "ok":  # what operations hold inside counts here
-                    inputs = cell.draw(cell.n)
-                    row["peak_bytes"] = allocated_at_most(lambda c=cell, i=inputs: c.run(*i))
-                yield row
+        yield from scan_rows("cpu scan", scan, seconds)
+        torch.set_num_threads(1)
+        yield from scan_rows("one thread", scan, seconds)
+        torch.set_num_threads(2)
         if importlib.util.find_spec("transformers") is not None:
-            yield from model_rows(model, setting)
+            yield from model_rows(model, seconds)
+
+
+def scan_rows(
+    experiment: str, shape: Shape, seconds: tuple[float, float]
+) -> Iterator[dict[str, Any]]:
+    """Every provider's two passes, on as many threads as PyTorch has."""
+    setting = Setting(CPU, ceilings(CPU, time_s=seconds[1]), *seconds)
+    for provider, form in scans().items():
+        for which in PASSES:
+            cell = scan_cell(experiment, shape, provider, form, which)
+            row = fill(cell, setting)
+            if row["status"] == "ok":  # what operations hold inside counts here
+                inputs = cell.draw(cell.n)
+                row["peak_bytes"] = allocated_at_most(lambda c=cell, i=inputs: c.run(*i))
+            yield row
 
 
 def scans() -> dict[str, Callable[..., Tensor]]:
@@ -94,7 +105,9 @@ def mambapy(
     return ((h @ C.unsqueeze(-1)).squeeze(-1) + D * x) * F.silu(z)
 
 
-def scan_cell(shape: Shape, provider: str, form: Callable[..., Tensor], which: str) -> Cell:
+def scan_cell(
+    experiment: str, shape: Shape, provider: str, form: Callable[..., Tensor], which: str
+) -> Cell:
     """Counted: 6 or 18 FLOPs per state and token; what enters and leaves, moved once."""
     b, d, t, n = shape
     backward, e = which != "forward", b * d * t
@@ -115,7 +128,7 @@ def scan_cell(shape: Shape, provider: str, form: Callable[..., Tensor], which: s
         return (y, *torch.autograd.grad(y, [x, dt, B, C, z, *weights], dy)[:5]) if dy else (y,)
 
     return Cell(
-        labels=_labels("cpu scan", provider, which, shape),
+        labels=_labels(experiment, provider, which, shape),
         flops=e * n * (18 if backward else 6),
         n_bytes=4 * (11 if backward else 4) * e + 4 * (6 if backward else 2) * b * t * n,
         needs=40 * e * n,
@@ -127,24 +140,25 @@ def scan_cell(shape: Shape, provider: str, form: Callable[..., Tensor], which: s
     )
 
 
-def model_rows(shape: Shape, setting: Setting) -> Iterator[dict[str, Any]]:
+def model_rows(shape: Shape, seconds: tuple[float, float]) -> Iterator[dict[str, Any]]:
     """Loss and gradients of one batch, by transformers' model and by ours with its weights."""
     theirs, model = twins(shape)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(VOCABULARY, (shape.b, shape.t + 1), generator=generator)
     began = time.perf_counter()
     want = gradients(theirs, lambda ids: theirs(ids, use_cache=False).logits, tokens)
-    seconds = time.perf_counter() - began
+    took = time.perf_counter() - began
     version = importlib.metadata.version("transformers")
     labels = _labels("cpu model", f"transformers {version}", "training step", shape)
-    yield labels | {"seconds": seconds, "repeats": 1, "error": None, "status": "ok"}
+    yield labels | {"seconds": took, "repeats": 1, "error": None, "status": "ok"}
 
     found = gradients(model, lambda ids: model(ids)[0], tokens)
     names = {ours_of(name): grad for name, grad in want.items()}
+    warmup_s, time_s = seconds
     timing = measure(
         lambda: gradients(model, lambda ids: model(ids)[0], tokens),
-        warmup_s=setting.warmup_s,
-        time_s=setting.time_s,
+        warmup_s=warmup_s,
+        time_s=time_s,
         device=CPU,
     )
     yield _labels("cpu model", "ssmlib", "training step", shape) | {
@@ -199,4 +213,4 @@ def _per_state(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, bias: Tensor) -> tup
 def _labels(experiment: str, provider: str, which: str, shape: Shape) -> dict[str, Any]:
     names = {"experiment": experiment, "provider": provider, "pass": which}
     sizes = {"b": shape.b, "d": shape.d, "n": shape.t, "state_size": shape.n}
-    return names | sizes | {"dtype": "float32"}
+    return names | sizes | {"dtype": "float32", "threads": torch.get_num_threads()}
