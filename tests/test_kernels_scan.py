@@ -20,6 +20,7 @@ def segments(request, monkeypatch):
     """Time is walked whole, or in segments of at least three tokens, however many lanes."""
     monkeypatch.setattr(kernels, "SHORTEST", 1 << 30 if request.param == 1 else 3)
     monkeypatch.setattr(kernels, "LANES", 1 << 30)
+    monkeypatch.setattr(kernels, "ENOUGH", 1 << 30)
 
 
 @pytest.mark.usefixtures("segments")

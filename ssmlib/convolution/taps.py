@@ -104,6 +104,8 @@ def backward(
         dbias += part.sum((0, 1))
         for i in range(w):
             dtaps[i] += (part * padded[:, tile.start + i : tile.stop + i]).sum((0, 1))
+    if silu and cu_seqlens is not None:  # a NaN stays in its sequence: between two stand zeros
+        g = torch.zeros_like(g).index_copy_(1, places.tokens, g[:, places.tokens])
     dpadded = torch.empty_like(padded)
     for tile in _tiles(dpadded):
         _convolve(g, taps.flip(0), None, dpadded, tile)

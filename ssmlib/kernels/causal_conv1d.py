@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+LENGTHS = ("t", "s", "chunk")  # another length of text is not another kernel to compile
+
 
 @triton.jit
 def _owner(cu_ptr, s, row):
@@ -109,7 +111,7 @@ def _slope(y):
     return gate * (1.0 + y * (1.0 - gate))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def conv_kernel(
     x_ptr,
     w_ptr,
@@ -165,7 +167,7 @@ def conv_kernel(
             tl.store(at, y.to(y_ptr.dtype.element_ty), mask=inside & (i + j < stop))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def conv_backward_kernel(
     dy_ptr,
     x_ptr,
@@ -259,7 +261,7 @@ def conv_backward_kernel(
     tl.store(out + W * d, dbias, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS[:1])
 def ends_kernel(
     x_ptr,
     state_ptr,
@@ -290,7 +292,7 @@ def ends_kernel(
         tl.store(last_ptr + at + i, window[i], mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS[:1])
 def ends_backward_kernel(
     dy_ptr,
     dlast_ptr,
@@ -394,8 +396,9 @@ def step_kernel(
     tl.store(y_ptr + b * d + channel, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-GROUP = 8  # rows that are loaded at once
-LANE = {4: 8, 8: 4, 16: 2}  # channels of a lane, by the largest width that leaves registers for it
+# By the largest width: channels of a lane and rows of a group that leave registers for the window.
+FORWARD = {4: (4, 8), 8: (4, 4), 16: (2, 2)}
+BACKWARD = {4: (4, 4), 8: (2, 4), 16: (1, 2)}
 PROGRAMS = 4096  # that keep an H100 busy
 
 
@@ -412,8 +415,9 @@ def forward(
     s = b if cu_seqlens is None else len(cu_seqlens) - 1
     y, last = x.new_empty(b, t, d), x.new_empty(s, d, w - 1)
     given, inputs = _given(x, weight, bias, silu, state, cu_seqlens)
-    block = _block(x, w, most=16 // x.element_size())
-    blocks, chunk = triton.cdiv(d, block), _chunk(b, t, triton.cdiv(d, block), most=32)
+    shape = _shape(FORWARD, w, d)
+    blocks = triton.cdiv(d, shape["BLOCK"])
+    chunk = _chunk(b, t, blocks, most=32)
     conv_kernel[(blocks * triton.cdiv(t, chunk), b)](
         x,
         *inputs,
@@ -424,14 +428,12 @@ def forward(
         s,
         chunk,
         **given,
-        N=GROUP,
-        BLOCK=block,
-        num_warps=1,
+        **shape,
     )
     _, _, *ends = inputs
     kinds = {name: given[name] for name in ("HAS_STATE", "PACKED", "W")}
     ends_kernel[(blocks * s,)](
-        x, *ends, last, *x.stride()[:2], t, d, **kinds, BLOCK=block, num_warps=1
+        x, *ends, last, *x.stride()[:2], t, d, **kinds, BLOCK=shape["BLOCK"], num_warps=1
     )
     return y, last
 
@@ -451,13 +453,14 @@ def backward(
     s = b if cu_seqlens is None else len(cu_seqlens) - 1
     dx, dstate = x.new_empty(b, t, d), x.new_empty(s, d, w - 1)
     given, inputs = _given(x, weight, bias, silu, state, cu_seqlens)
-    block = _block(x, w, most=4) // (1 if w <= 4 else 2)
-    blocks, chunk = triton.cdiv(d, block), _chunk(b, t, triton.cdiv(d, block), most=256)
+    shape = _shape(BACKWARD, w, d)
+    blocks = triton.cdiv(d, shape["BLOCK"])
+    chunk = _chunk(b, t, blocks, most=128)
     pieces, sizes = triton.cdiv(t, chunk), (*dy.stride()[:2], *x.stride()[:2], t, d)
     wide = torch.float64 if given["WIDE"] == tl.float64 else torch.float32
     parts = x.new_empty(b * pieces, w + 1, d, dtype=wide)
     conv_backward_kernel[(blocks * pieces, b)](
-        dy, x, *inputs, dx, parts, *sizes, s, chunk, **given, N=GROUP, BLOCK=block, num_warps=1
+        dy, x, *inputs, dx, parts, *sizes, s, chunk, **given, **shape
     )
     if dlast is not None or state is not None:
         ends_backward_kernel[(blocks * s,)](
@@ -470,7 +473,7 @@ def backward(
             *sizes,
             **given,
             HAS_DLAST=dlast is not None,
-            BLOCK=block,
+            BLOCK=shape["BLOCK"],
             num_warps=1,
         )
     dw = parts.sum(0)
@@ -516,9 +519,9 @@ def _given(
     return given, tuple(x if v is None else v.contiguous() for v in inputs)
 
 
-def _block(x: Tensor, w: int, most: int) -> int:
-    lane = min(most, next(lane for widest, lane in LANE.items() if w <= widest))
-    return min(32 * lane, triton.next_power_of_2(x.shape[-1]))
+def _shape(table: dict[int, tuple[int, int]], w: int, d: int) -> dict[str, int]:
+    lane, group = next(table[widest] for widest in table if w <= widest)
+    return {"BLOCK": min(32 * lane, triton.next_power_of_2(d)), "N": group, "num_warps": 1}
 
 
 def _chunk(b: int, t: int, blocks: int, most: int) -> int:

@@ -22,6 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+LENGTHS = ("t", "segment")  # another length of text is not another kernel to compile
+
 
 @triton.jit
 def _load(ptr, inside, WIDE: tl.constexpr, COMPLEX: tl.constexpr):
@@ -81,7 +83,7 @@ def _place(d, t, segment, BLOCK: tl.constexpr, COMPLEX: tl.constexpr):
     return (line // segments).to(tl.int64), k, first, min(first + segment, t), offset, channel < d
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def ends_kernel(
     a_ptr,
     x_ptr,
@@ -127,7 +129,7 @@ def ends_kernel(
     _store(end_ptr + out, end, inside, COMPLEX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def scan_kernel(
     a_ptr,
     x_ptr,
@@ -179,7 +181,7 @@ def scan_kernel(
         _store(last_ptr + b * width + at, h, inside, COMPLEX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=LENGTHS)
 def scan_backward_kernel(
     dh_ptr,
     dlast_ptr,
@@ -249,6 +251,7 @@ def scan_backward_kernel(
 
 
 LANES = 65536  # channels times segments that keep an H100's memory busy
+ENOUGH = 16384  # channels for which a second reading of a and x costs more than idle lanes
 SHORTEST = 64  # tokens that a segment is worth
 
 
@@ -260,7 +263,7 @@ def forward(
     h, last = x.new_empty(b, t, d, dtype=dtype), x.new_empty(b, d, dtype=wide)
     a_, x_, h_, last_ = (_rows(v) for v in (a, x, h, last))
     start = last_ if state is None else _rows(state)
-    segment, grid, options = _plan(b, t, d, wide)
+    segment, grid, options = _plan(b, t, d, wide, most=4)
     sizes = (*a_.stride()[:2], *x_.stride()[:2], t, d, segment)
     product, end = _ends(a_, x_, last_, False, sizes, grid, options)
     scan_kernel[grid](
@@ -289,7 +292,7 @@ def backward(
     dh_, dlast_, a_, h_, da_, dx_ = (_rows(v) for v in (dh, dlast, a, h.contiguous(), da, dx))
     dstate_ = _rows(dstate)
     start = dlast_ if state is None else _rows(state)
-    segment, grid, options = _plan(b, t, d, dlast.dtype)
+    segment, grid, options = _plan(b, t, d, dlast.dtype, most=2)
     sizes = (*dh_.stride()[:2], *a_.stride()[:2], t, d, segment)
     turned = (*sizes[2:4], *sizes[:2], *sizes[4:])
     product, end = _ends(a_, dh_, dlast_, True, turned, grid, options)
@@ -318,11 +321,12 @@ def _rows(v: Tensor) -> Tensor:
     return torch.view_as_real(v).flatten(-2) if v.is_complex() else v
 
 
-def _plan(b: int, t: int, d: int, wide: torch.dtype) -> tuple[int, tuple[int], dict]:
-    """Tokens of a segment, the grid, and the constants of the kernels."""
+def _plan(b: int, t: int, d: int, wide: torch.dtype, most: int) -> tuple[int, tuple[int], dict]:
+    """Tokens of a segment, the grid, and the constants; at most `most` channels to a lane."""
     narrow = wide == torch.float32
-    block = min(64 if narrow else 32, triton.next_power_of_2(d))
-    segments = max(1, min(t // SHORTEST, LANES // (2 * b * d)))
+    lane = (most if b * d >= 2 * ENOUGH else 2) if narrow else 1  # channels of a lane
+    block = min(32 * lane, triton.next_power_of_2(d))
+    segments = 1 if b * d >= ENOUGH else max(1, min(t // SHORTEST, LANES // (b * d)))
     segment = triton.cdiv(t, segments)
     grid = (triton.cdiv(d, block) * triton.cdiv(t, segment) * b,)
     options = {"COMPLEX": wide.is_complex, "BLOCK": block, "UNROLL": 4, "num_warps": 1}
