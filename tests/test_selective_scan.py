@@ -1,6 +1,5 @@
 """ssmlib.selective_scan: the fast form against the loop, packs, states, one token, refusals."""
 
-import importlib.util
 import itertools
 from functools import partial
 
@@ -9,7 +8,6 @@ import torch
 from agreement import Seeded, assert_close, assert_same, error
 from torch import Tensor
 
-from ssmlib.backends import HAS_TRITON
 from ssmlib.bench import scan_cpu
 from ssmlib.bench.timing import peak_memory
 from ssmlib.selective_scan import (
@@ -461,15 +459,6 @@ class TestRefusals:
             selective_scan(**cast(draw(1, 3, 2, 2), torch.float32), backend="triton")
 
 
-def has_kernels() -> bool:
-    """Whether the Triton twin is whole: forward, backward and one token."""
-    if not HAS_TRITON or importlib.util.find_spec("ssmlib.kernels.selective_scan") is None:
-        return False
-    module = importlib.import_module("ssmlib.kernels.selective_scan")
-    return all(hasattr(module, name) for name in ("forward", "backward", "step", "step_"))
-
-
-@pytest.mark.skipif(not has_kernels(), reason="the Triton twin has no backward pass or no step")
 class TestOnTriton:
     """The kernels under the same operators; `test_kernels_selective_scan` tests the kernels."""
 
