@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TILE = 65536  # numbers: with its twin, the output, they fit a second-level cache
+TILE = 131072  # numbers: with its twin, the output, they fit a second-level cache
 
 
 class Places(NamedTuple):
@@ -87,6 +87,7 @@ def backward(
     wide, places = working_dtype(x, weight, bias), _places(x, weight, cu_seqlens)
     w = weight.shape[1]
     padded = _padded(x, state, places, wide)
+    bias_dtype = weight.dtype if bias is None else bias.dtype
     bias = None if bias is None else bias.to(wide)
     taps = weight.to(wide).t().contiguous()
     # zeros around the gradient as well, so that its transpose is a convolution too
@@ -94,30 +95,27 @@ def backward(
     g[:, places.tokens] = dy.to(wide)
     dtaps, dbias = torch.zeros_like(taps), torch.zeros_like(taps[0])
     inner = g[:, w - 1 : places.rows]
-    pre = torch.empty_like(inner[:, : _height(inner)])
+    room = torch.empty_like(inner[:, : _height(inner)])
     for tile in _tiles(inner):
         part = inner[:, tile]
+        y = room[:, : part.shape[1]]
         if silu:
-            y = pre[:, : part.shape[1]]
             _convolve(padded[:, tile.start :], taps, bias, y, slice(0, part.shape[1]))
             part.copy_(torch.ops.aten.silu_backward(part, y))
         dbias += part.sum((0, 1))
         for i in range(w):
-            dtaps[i] += (part * padded[:, tile.start + i : tile.stop + i]).sum((0, 1))
+            torch.mul(part, padded[:, tile.start + i : tile.stop + i], out=y)
+            dtaps[i] += y.sum((0, 1))
     if silu and cu_seqlens is not None:  # a NaN stays in its sequence: between two stand zeros
         g = torch.zeros_like(g).index_copy_(1, places.tokens, g[:, places.tokens])
-    dpadded = torch.empty_like(padded)
+    dpadded = padded  # its numbers are not needed any more
     for tile in _tiles(dpadded):
         _convolve(g, taps.flip(0), None, dpadded, tile)
     if dlast is not None:  # a last state that nobody used
         dpadded[:, places.after] += dlast.to(wide).mT
     dx = dpadded[:, places.tokens].to(x.dtype, memory_format=torch.contiguous_format)
-    return (
-        dx,
-        dtaps.t().to(weight.dtype).contiguous(),
-        dbias,
-        _states(dpadded, places.before, weight),
-    )
+    dstate = _states(dpadded, places.before, weight).to(x.dtype)
+    return dx, dtaps.t().to(weight.dtype).contiguous(), dbias.to(bias_dtype), dstate
 
 
 def step_(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, state: Tensor) -> Tensor:
