@@ -1,0 +1,423 @@
+"""The backward pass: one program walks from the last token of 64 channels to the first."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ssmlib.kernels.selective_scan.forward import carry
+from ssmlib.kernels.selective_scan.layout import BACKWARD, CHUNK, Plan
+from ssmlib.kernels.selective_scan.parts import LN2, row, sequence, sigmoid, slot, softplus
+
+
+@triton.jit(do_not_specialize=["per_group"])
+def ends_kernel(
+    dy_ptr,
+    dt_ptr,
+    a_ptr,
+    c_ptr,
+    z_ptr,
+    bias_ptr,
+    end_ptr,
+    sum_ptr,
+    t,
+    pitch,
+    per_group,
+    segments,
+    segment,
+    DT: tl.constexpr,
+    Z: tl.constexpr,
+    D: tl.constexpr,
+    G: tl.constexpr,
+    N: tl.constexpr,
+    N_PAD: tl.constexpr,
+    T: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+):
+    """The gradient by the state before a segment, if that by the state after it were zero.
+
+    One program: WIDTH channels, one segment of one sequence of a batch, T tokens a turn.
+    """
+    block, line = tl.program_id(0), tl.program_id(1)
+    blocks = tl.cdiv(per_group, WIDTH)
+    channel = (block % blocks) * WIDTH + tl.arange(0, WIDTH)
+    inside = channel < per_group
+    group = block // blocks
+    k = group * per_group + channel
+    begin = (line % segments) * segment
+    end = tl.minimum(begin + segment, t)
+    now = (line // segments).to(tl.int64) * t
+    n = tl.arange(0, N_PAD)
+    states = n[:, None] * D + k[None, :]
+    real = (n < N)[:, None] & inside[None, :]
+    A = tl.load(a_ptr + states, mask=real, other=0.0)
+    e = tl.zeros((N_PAD, WIDTH), tl.float32)
+    total = tl.zeros((1, WIDTH), tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + k, mask=inside, other=0.0).to(tl.float32)[None, :]
+    c_ptr += ((line // segments).to(tl.int64) * pitch * G + group) * N_PAD
+    rows = tl.arange(0, T)[:, None]
+    tiles = tl.cdiv(end - begin, T)
+    for i in range(tiles):
+        step = begin + (tiles - 1 - i) * T
+        mask = (step + rows < end) & inside[None, :]
+        dt = tl.load(dt_ptr + (now + step) * DT + rows * DT + k[None, :], mask=mask, other=0.0)
+        g = tl.load(dy_ptr + (now + step) * D + rows * D + k[None, :], mask=mask, other=0.0)
+        dt, g = dt.to(tl.float32), g.to(tl.float32)
+        if z_ptr is not None:
+            z = tl.load(z_ptr + (now + step) * Z + rows * Z + k[None, :], mask=mask, other=0.0)
+            z = z.to(tl.float32)
+            g *= z * sigmoid(z)
+        if bias_ptr is not None:
+            dt += bias
+        if SOFTPLUS:
+            dt = softplus(dt)
+        dt = tl.where(mask, dt, 0.0)
+        total += tl.sum(dt, 0, keep_dims=True)
+        for r in tl.static_range(T - 1, -1, -1):
+            c = tl.load(c_ptr + tl.cast(step + r, tl.int64) * (G * N_PAD) + n)[:, None]
+            e = tl.exp2(row(dt, rows == r) * A) * (row(g, rows == r) * c + e)
+    tl.store(end_ptr + line.to(tl.int64) * (N * D) + states, e, mask=real)
+    total = tl.reshape(total, (WIDTH,))
+    tl.store(sum_ptr + line.to(tl.int64) * D + k, total, mask=inside)
+
+
+@triton.jit
+def gradient_kernel(
+    dy_ptr,
+    x_ptr,
+    dt_ptr,
+    a_ptr,
+    b_ptr,
+    b_by_state_ptr,
+    c_by_state_ptr,
+    d_ptr,
+    z_ptr,
+    bias_ptr,
+    saved_ptr,
+    cu_ptr,
+    h_ptr,
+    carry_ptr,
+    da_ptr,
+    sums_ptr,
+    dx_ptr,
+    ddt_ptr,
+    dz_ptr,
+    shares_ptr,
+    t,
+    pitch,
+    segments,
+    segment,
+    part,
+    share_rows,
+    X: tl.constexpr,
+    DT: tl.constexpr,
+    Z: tl.constexpr,
+    D: tl.constexpr,
+    G: tl.constexpr,
+    N: tl.constexpr,
+    N_PAD: tl.constexpr,
+    T: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHUNK: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One program: WIDTH channels, one part of one segment of one sequence, from its end.
+
+    Each chunk is run through twice. Forward, from the h that was kept, to leave h before each tile
+    of T tokens in h_ptr, which only this program uses. Then from the last tile to the first, and in
+    a tile one state index after the other: a, h and the gradient of h for T tokens at once are all
+    that has to be held of the (t, d, n) there are.
+    """
+    block, line = tl.program_id(0), tl.program_id(1)
+    blocks = tl.cdiv(D // G, WIDTH)
+    local = tl.arange(0, WIDTH)
+    channel = (block % blocks) * WIDTH + local
+    inside = channel < D // G
+    group = block // blocks
+    k = group * (D // G) + channel
+    if D // G % 2 == 0 and WIDTH > 32:  # two neighbours to a lane, though more could be loaded
+        k = tl.max_contiguous(tl.multiple_of(k, 2), 2)
+        local = tl.max_contiguous(tl.multiple_of(local, 2), 2)
+    first, length = sequence(cu_ptr, line // segments, t)
+    begin = (line % segments) * segment
+    stop = tl.minimum(begin + segment, length)
+    begin += part * (segment if cu_ptr is not None else share_rows)
+    if cu_ptr is None:
+        stop = tl.minimum(begin + share_rows, stop)
+    n = tl.arange(0, N_PAD)
+    states = n[:, None] * D + k[None, :]
+    real = (n < N)[:, None] & inside[None, :]
+    A = tl.load(a_ptr + states, mask=real, other=0.0)
+    bias = tl.zeros((1, WIDTH), tl.float32)
+    skip = tl.zeros((1, WIDTH), tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + k, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if d_ptr is not None:
+        skip = tl.load(d_ptr + k, mask=inside, other=0.0).to(tl.float32)[None, :]
+    saved_ptr += slot(cu_ptr, first, line // segments, t, CHUNK) * (N * D)
+    h_ptr += (line.to(tl.int64) * tl.num_programs(0) + block) * (CHUNK * N_PAD * WIDTH // T)
+    carry_ptr += line.to(tl.int64) * (N * D) + k
+    da_ptr += line.to(tl.int64) * (N * D) + k
+    x_ptr += first * X
+    dt_ptr += first * DT
+    dy_ptr += first * D
+    dx_ptr += first * D
+    ddt_ptr += first * D
+    if z_ptr is not None:
+        z_ptr += first * Z
+        dz_ptr += first * D
+    if cu_ptr is not None:
+        share = block.to(tl.int64) * share_rows + first
+        b_first = first
+    else:
+        share = (block.to(tl.int64) * tl.num_programs(1) + line) * share_rows - begin
+        b_first = (line // segments).to(tl.int64) * pitch
+    b_ptr += (b_first * G + group) * N_PAD
+    by_state = group.to(tl.int64) * N * pitch
+    by_state += first if cu_ptr is not None else b_first * (G * N)
+    b_by_state_ptr += by_state
+    c_by_state_ptr += by_state
+
+    rows = tl.arange(0, T)[:, None]
+    of_b = tl.arange(0, T)
+    pair = tl.arange(0, 2 * T)
+    scratch = n[:, None] * WIDTH + local[None, :]
+    dbias = tl.zeros((1, WIDTH), tl.float32)
+    dskip = tl.zeros((1, WIDTH), tl.float32)
+    chunks = tl.cdiv(stop - begin, CHUNK)
+    for chunk in range(chunks):
+        start = begin + (chunks - 1 - chunk) * CHUNK
+        tiles = tl.cdiv(tl.minimum(start + CHUNK, stop) - start, T)
+        h = tl.load(
+            saved_ptr + tl.cast(start // CHUNK, tl.int64) * (N * D) + states, mask=real, other=0.0
+        )
+        tl.debug_barrier()  # the last chunk's states have been read
+        tl.store(h_ptr + scratch, h)
+        for j in range(tiles - 1):
+            step = tl.cast(start + j * T, tl.int64)
+            x = tl.load(x_ptr + step * X + rows * X + k[None, :], mask=inside[None, :], other=0.0)
+            dt = tl.load(
+                dt_ptr + step * DT + rows * DT + k[None, :], mask=inside[None, :], other=0.0
+            )
+            dt = dt.to(tl.float32) + bias
+            if SOFTPLUS:
+                dt = softplus(dt)
+            u = dt * x.to(tl.float32)
+            for r in tl.static_range(T):
+                b = tl.load(b_ptr + (step + r) * (G * N_PAD) + n)[:, None]
+                h = tl.exp2(row(dt, rows == r) * A) * h + row(u, rows == r) * b
+            tl.store(h_ptr + (j + 1) * (N_PAD * WIDTH) + scratch, h)
+        tl.debug_barrier()
+        for i in range(tiles):
+            j = tiles - 1 - i
+            now = start + j * T
+            step = tl.cast(now, tl.int64)
+            valid = now + rows < stop
+            mask = valid & inside[None, :]
+            x = tl.load(x_ptr + step * X + rows * X + k[None, :], mask=mask, other=0.0)
+            raw = tl.load(dt_ptr + step * DT + rows * DT + k[None, :], mask=mask, other=0.0)
+            dy = tl.load(dy_ptr + step * D + rows * D + k[None, :], mask=mask, other=0.0)
+            x, g = x.to(tl.float32), dy.to(tl.float32)
+            raw = raw.to(tl.float32) + bias
+            dt = softplus(raw) if SOFTPLUS else raw
+            dt = tl.where(mask, dt, 0.0)
+            u = dt * x
+            if z_ptr is not None:
+                z = tl.load(z_ptr + step * Z + rows * Z + k[None, :], mask=mask, other=0.0)
+                z = z.to(tl.float32)
+                s = sigmoid(z)
+                by_gate = g * s * (1.0 + z * (1.0 - s))
+                g *= z * s
+                y = skip * x
+            dx = tl.zeros((T, WIDTH), tl.float32)
+            ddt = tl.zeros((T, WIDTH), tl.float32)
+            shares = tl.zeros((2 * T, N_PAD), tl.float32)
+            for m in tl.range(0, N, num_stages=1):
+                at = m * pitch + step + of_b
+                if cu_ptr is None:
+                    b = tl.load(b_by_state_ptr + tl.multiple_of(m * pitch + step, T) + of_b)
+                    c = tl.load(c_by_state_ptr + tl.multiple_of(m * pitch + step, T) + of_b)
+                else:
+                    b = tl.load(b_by_state_ptr + at, mask=now + of_b < stop, other=0.0)
+                    c = tl.load(c_by_state_ptr + at, mask=now + of_b < stop, other=0.0)
+                b, c = b[:, None], c[:, None]
+                a_log = tl.load(a_ptr + m * D + k, mask=inside, other=0.0)[None, :]
+                state = tl.load(h_ptr + (j * N_PAD + m) * WIDTH + local)[None, :]
+                e = tl.load(carry_ptr + m * D, mask=inside, other=0.0)[None, :]
+                a = tl.exp2(dt * a_log)
+                v, w = u * b, g * c
+                hs, dh = v, w
+                for r in tl.static_range(T):
+                    state = row(a, rows == r) * state + row(v, rows == r)
+                    hs = tl.where(rows == r, state, hs)
+                for r in tl.static_range(T - 1, -1, -1):
+                    e = row(w, rows == r) + e
+                    dh = tl.where(rows == r, e, dh)
+                    e = row(a, rows == r) * e
+                tl.store(carry_ptr + m * D, tl.reshape(e, (WIDTH,)), mask=inside)
+                if z_ptr is not None:
+                    y += hs * c
+                dx += dh * b
+                q = dh * (hs - v)  # by dt A: dh a h of the token before
+                ddt += q * a_log
+                da = tl.load(da_ptr + m * D, mask=inside, other=0.0)
+                tl.store(da_ptr + m * D, da + tl.sum(q * dt, 0), mask=inside)
+                both = tl.join(dh * u, g * hs)
+                both = tl.reshape(tl.permute(both, (2, 0, 1)), (2 * T, 32, WIDTH // 32))
+                here = tl.broadcast_to((n == m)[None, :], (32, N_PAD))
+                shares = tl.dot(
+                    tl.sum(both, 2), tl.where(here, 1.0, 0.0), shares, input_precision=PRECISION
+                )
+            to = (share + now + pair % T) * 2 + pair // T
+            tl.store(
+                shares_ptr + to[:, None] * N_PAD + n[None, :],
+                shares,
+                mask=(now + pair % T < stop)[:, None],
+            )
+            out = step * D + rows * D + k[None, :]
+            ddt = dx * x + ddt * LN2
+            if SOFTPLUS:
+                ddt *= sigmoid(raw)
+            ddt = tl.where(mask, ddt, 0.0)
+            dx = dx * dt + skip * g
+            tl.store(dx_ptr + out, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+            tl.store(ddt_ptr + out, ddt.to(ddt_ptr.dtype.element_ty), mask=mask)
+            if z_ptr is not None:
+                dz = by_gate * y
+                tl.store(dz_ptr + out, dz.to(dz_ptr.dtype.element_ty), mask=mask)
+            dbias += tl.sum(ddt, 0, keep_dims=True)
+            dskip += tl.sum(g * x, 0, keep_dims=True)
+    sums_ptr += line.to(tl.int64) * (2 * D) + k[None, :]
+    before = tl.load(sums_ptr, mask=inside[None, :], other=0.0)
+    tl.store(sums_ptr, before + dbias, mask=inside[None, :])
+    before = tl.load(sums_ptr + D, mask=inside[None, :], other=0.0)
+    tl.store(sums_ptr + D, before + dskip, mask=inside[None, :])
+
+
+@triton.jit
+def gather_kernel(
+    shares_ptr,
+    db_ptr,
+    dc_ptr,
+    t,
+    rows,
+    segments,
+    segment,
+    part,
+    share_rows,
+    blocks,
+    G: tl.constexpr,
+    N: tl.constexpr,
+    N_PAD: tl.constexpr,
+    PACKED: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    """dB and dC: the shares (blocks rows 2 n) of all blocks of a group, added in their order."""
+    group = tl.program_id(1)
+    i = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    inside = i < rows * (2 * N_PAD)
+    at, n = i // (2 * N_PAD), i % N_PAD
+    if not PACKED:
+        line, local = at // share_rows, at % share_rows + part * share_rows
+        step = (line % segments) * segment + local
+        inside &= (local < segment) & (step < t)
+        at = (line // segments) * t + step
+    inside &= n < N
+    shares_ptr += group.to(tl.int64) * blocks * rows * (2 * N_PAD)
+    total = tl.zeros((SIZE,), tl.float32)
+    for _ in range(blocks):
+        total += tl.load(shares_ptr + i, mask=inside, other=0.0)
+        shares_ptr += rows * (2 * N_PAD)
+    is_c = (i // N_PAD) % 2 == 1
+    out = (at * G + group) * N + n
+    tl.store(db_ptr + out, total.to(db_ptr.dtype.element_ty), mask=inside & (is_c == 0))
+    tl.store(dc_ptr + out, total.to(dc_ptr.dtype.element_ty), mask=inside & is_c)
+
+
+def backward(
+    dy: Tensor,
+    d_last: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    saved: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of x, dt, A, B, C, D, z, dt_bias and state, None where the input was.
+
+    `saved` is what `forward` has kept. Each gradient is in its input's dtype.
+    """
+    plan = Plan.of(x, A, B, cu_seqlens, BACKWARD)
+    like = (x, dt, A, B, C, D, z, dt_bias, state)
+    dy, x, dt, z = dy.contiguous(), plan.tokens(x), plan.tokens(dt), plan.tokens(z)
+    A2, tokens = plan.decay(A), plan.by_token(B)
+    start = plan.starts(d_last.float().mT, reverse=True)
+    if plan.segments > 1:
+        end, total = torch.empty_like(start), plan.totals()
+        _ends(plan, dy, dt, A2, plan.by_token(C), z, dt_bias, dt_softplus, end, total)
+        carry(A2, total, end, start, reverse=True)
+    dx, ddt = (torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in (x, dt))
+    dz = None if z is None else torch.empty(z.shape, dtype=z.dtype, device=z.device)
+    dB, dC = (torch.empty(M.shape, dtype=M.dtype, device=M.device) for M in (B, C))
+    by_state = plan.by_state(B), plan.by_state(C)
+    dA, sums = torch.zeros_like(start), torch.zeros(*start.shape[:2], 2, plan.d, device=x.device)
+    blocks, lines = plan.grid
+    parts, share_rows = plan.parts(x.dtype.itemsize)
+    rows = share_rows if cu_seqlens is not None else lines * share_rows
+    shares = torch.empty(blocks, rows, 2, plan.n_pad, dtype=torch.float32, device=x.device)
+    room = (lines, blocks, CHUNK // plan.tile.tokens, plan.n_pad, plan.tile.width)
+    h = torch.empty(room, dtype=torch.float32, device=x.device)
+    for part in reversed(range(parts)):
+        gradient_kernel[plan.grid](
+            dy, x, dt, A2, tokens, *by_state, D, z, dt_bias, saved, cu_seqlens, h, start, dA, sums,
+            dx, ddt, dz, shares, plan.t, plan.pitch, plan.segments, plan.segment,
+            part, share_rows, X=x.stride(1), DT=dt.stride(1), Z=0 if z is None else z.stride(1),
+            D=plan.d, G=plan.g, N=plan.n, N_PAD=plan.n_pad, T=plan.tile.tokens,
+            WIDTH=plan.tile.width, CHUNK=CHUNK, SOFTPLUS=dt_softplus,
+            PRECISION="tf32" if x.dtype.itemsize == 2 else "tf32x3", num_warps=1, num_stages=1,
+        )  # fmt: skip
+        size = 512
+        gather_kernel[(triton.cdiv(rows * 2 * plan.n_pad, size), plan.g)](
+            shares, dB, dC, plan.t, rows, plan.segments, plan.segment, part, share_rows,
+            plan.blocks, G=plan.g, N=plan.n, N_PAD=plan.n_pad, PACKED=cu_seqlens is not None,
+            SIZE=size, num_warps=4,
+        )  # fmt: skip
+    d_state = None if state is None else start[:, 0].mT
+    d_bias, d_skip = (sums[:, :, i].sum((0, 1)) for i in range(2))  # memory of its own each
+    found = (dx, ddt, dA.sum((0, 1)).mT, dB, dC, d_skip, dz, d_bias, d_state)
+    return tuple(
+        None if v is None else grad.to(v.dtype).contiguous()
+        for grad, v in zip(found, like, strict=True)
+    )
+
+
+def _ends(
+    plan: Plan,
+    dy: Tensor,
+    dt: Tensor,
+    A2: Tensor,
+    C: Tensor,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    end: Tensor,
+    total: Tensor,
+) -> None:
+    width = 32
+    blocks = triton.cdiv(plan.per_group, width)
+    ends_kernel[(plan.g * blocks, plan.grid[1])](
+        dy, dt, A2, C, z, dt_bias, end, total, plan.t, plan.pitch, plan.per_group, plan.segments,
+        plan.segment, DT=dt.stride(1), Z=0 if z is None else z.stride(1), D=plan.d, G=plan.g,
+        N=plan.n, N_PAD=plan.n_pad, T=8, WIDTH=width, SOFTPLUS=dt_softplus, num_warps=plan.warps,
+        num_stages=1,
+    )  # fmt: skip
