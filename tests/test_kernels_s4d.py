@@ -20,8 +20,8 @@ truth = partial(s4d, backend="reference")
 
 @pytest.fixture
 def short_segments(monkeypatch):
-    """Segments of 8 tokens or more, for sequences that would make one."""
-    monkeypatch.setattr(kernels, "SHORTEST", 8)
+    """Segments of 4 tokens or more, for sequences that would make one."""
+    monkeypatch.setattr(kernels, "SHORTEST", 4)
 
 
 def leaves_of(seeded, b, t, d, n, device=DEVICE):

@@ -221,14 +221,17 @@ class System(NamedTuple):
 
 TOKENS, POLES = 8, 8  # of a tile, and of a thread: they leave it enough registers
 PROGRAMS = 1024  # warps that fill a GPU of about 130 multiprocessors
-SHORTEST = 1024  # tokens of a segment, which is walked twice
+SHORTEST = 2048  # tokens of a segment
 
 
 def segment_length(b: int, t: int, d: int, n: int) -> int:
-    """Tokens per segment: all of them, unless that would leave too few programs."""
+    """Tokens per segment: all of them, unless there are too few programs to fill a GPU.
+
+    Segments are walked twice, and take more launches: fewer than four cost more than they bring.
+    """
     programs = b * triton.cdiv(d, _plan(n)["D"])
-    segments = max(1, min(PROGRAMS // programs, t // SHORTEST))
-    return triton.cdiv(t, segments)
+    segments = min(PROGRAMS // programs, t // SHORTEST)
+    return triton.cdiv(t, segments) if segments >= 4 else t
 
 
 def forward(

@@ -6,6 +6,7 @@ held in n/2 complex coordinates, one of each conjugate pair.
     initial    where it starts: `poles`, `timescales`, and the systems of both kinds
     diagonal   S4D: `s4d`, `kernel_diagonal`
     chunks     what `s4d` does by default: matrix products over chunks of tokens
+    walk       what it does on a GPU: the recurrence, inside one kernel
     dplr       S4: `s4`, `kernel_dplr`, and `dense`, the same system in real numbers
     powers     `vandermonde` and `project`: kernel and last state without the matrix of powers
     fractions  `cauchy`: the spectrum of the kernel, likewise
