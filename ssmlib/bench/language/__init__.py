@@ -21,6 +21,7 @@ __all__ = ["learn_rows", "run", "step_rows", "summary"]
 COLUMNS = (
     ("", 10, text("row")),
     ("", 18, lambda row: str(row.get("model") or row.get("provider") or "")),
+    ("", 5, lambda row: "graph" if row.get("captured") else ""),
     ("parameters", 10, text("parameters")),
     ("lr", 6, number("lr", form="g")),
     ("seed", 4, text("seed")),
