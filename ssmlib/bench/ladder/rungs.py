@@ -9,6 +9,8 @@ from torch import Tensor
 from ssmlib.bench.cell import Cell
 from ssmlib.bench.timing import working_dtype
 from ssmlib.kernels import ladder
+from ssmlib.kernels import selective_scan as kernel
+from ssmlib.kernels.selective_scan.layout import saved_shape
 from ssmlib.selective_scan import selective_scan
 
 CHECKED = 128  # tokens that are compared with the float64 loop
@@ -138,6 +140,8 @@ def _calls() -> dict[str, Callable[[], object]]:
     B, C = torch.zeros(2, b, t, n, dtype=torch.bfloat16)
     A, wide = -torch.ones(d, n), torch.zeros(b, t, d, n)
     saved, state = torch.zeros(b, t // S, d, n), torch.zeros(b, d, n)
+    system, plain = (x, dt, A, B[:, :, None], C[:, :, None]), (None, None, None, False, None, None)
+    kept = torch.zeros(saved_shape(x, A, B[:, :, None], None))
     return {
         "tile_scan": lambda: ladder.tile_scan(x, dt),
         "chunked_scan": lambda: ladder.chunked_scan(x, dt),
@@ -145,6 +149,8 @@ def _calls() -> dict[str, Callable[[], object]]:
         "fused_scan": lambda: ladder.fused_scan(x, dt, A, B, C),
         "fused_backward": lambda: ladder.fused_backward(dy, x, dt, A, B, C, saved, S),
         "step": lambda: ladder.step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], state),
+        "selective_scan": lambda: kernel.forward(*system, *plain, needs_grad=False),
+        "selective_scan_backward": lambda: kernel.backward(dy, state, *system, *plain, kept),
     }
 
 
