@@ -40,7 +40,7 @@ def s4d(
     one convolution over all of x. "torch" goes by chunks, see `ssmlib.s4.chunks`. "triton" is the
     recurrence in one kernel, see `ssmlib.s4.walk`. These three hold no state per token. Half
     precision is computed in float32; y has the dtype of x.
-    Differentiable in everything.
+    Differentiable in everything, with "triton" once.
     Raises ValueError for shapes that disagree, a dt <= 0 or a real part >= 0 (read on the CPU
     only), a method or a backend that is unknown.
     """
