@@ -84,6 +84,15 @@ def ends_kernel(
 
 
 @triton.jit
+def coefficients(ptr, at, here, cu_ptr, T: tl.constexpr):
+    """T tokens of one row of B or C. In a pack, what lies beyond the end is another sequence's."""
+    if cu_ptr is None:
+        return tl.load(ptr + tl.multiple_of(at, T))
+    else:
+        return tl.load(ptr + at, mask=here, other=0.0)
+
+
+@triton.jit(do_not_specialize=["per_group"])
 def gradient_kernel(
     dy_ptr,
     x_ptr,
@@ -107,6 +116,7 @@ def gradient_kernel(
     shares_ptr,
     t,
     pitch,
+    per_group,
     segments,
     segment,
     part,
@@ -132,15 +142,11 @@ def gradient_kernel(
     that has to be held of the (t, d, n) there are.
     """
     block, line = tl.program_id(0), tl.program_id(1)
-    blocks = tl.cdiv(D // G, WIDTH)
-    local = tl.arange(0, WIDTH)
-    channel = (block % blocks) * WIDTH + local
-    inside = channel < D // G
+    blocks = tl.cdiv(per_group, WIDTH)
+    channel = (block % blocks) * WIDTH + tl.arange(0, WIDTH)
+    inside = channel < per_group
     group = block // blocks
-    k = group * (D // G) + channel
-    if D // G % 2 == 0 and WIDTH > 32:  # two neighbours to a lane, though more could be loaded
-        k = tl.max_contiguous(tl.multiple_of(k, 2), 2)
-        local = tl.max_contiguous(tl.multiple_of(local, 2), 2)
+    k = group * per_group + channel
     first, length = sequence(cu_ptr, line // segments, t)
     begin = (line % segments) * segment
     stop = tl.minimum(begin + segment, length)
@@ -158,7 +164,7 @@ def gradient_kernel(
     if d_ptr is not None:
         skip = tl.load(d_ptr + k, mask=inside, other=0.0).to(tl.float32)[None, :]
     saved_ptr += slot(cu_ptr, first, line // segments, t, CHUNK) * (N * D)
-    h_ptr += (line.to(tl.int64) * tl.num_programs(0) + block) * (CHUNK * N_PAD * WIDTH // T)
+    h_ptr += line.to(tl.int64) * (CHUNK // T * N * D)
     carry_ptr += line.to(tl.int64) * (N * D) + k
     da_ptr += line.to(tl.int64) * (N * D) + k
     x_ptr += first * X
@@ -183,8 +189,7 @@ def gradient_kernel(
 
     rows = tl.arange(0, T)[:, None]
     of_b = tl.arange(0, T)
-    pair = tl.arange(0, 2 * T)
-    scratch = n[:, None] * WIDTH + local[None, :]
+    both_of_b = tl.arange(0, 2 * T)
     dbias = tl.zeros((1, WIDTH), tl.float32)
     dskip = tl.zeros((1, WIDTH), tl.float32)
     chunks = tl.cdiv(stop - begin, CHUNK)
@@ -195,7 +200,7 @@ def gradient_kernel(
             saved_ptr + tl.cast(start // CHUNK, tl.int64) * (N * D) + states, mask=real, other=0.0
         )
         tl.debug_barrier()  # the last chunk's states have been read
-        tl.store(h_ptr + scratch, h)
+        tl.store(h_ptr + states, h, mask=real)
         for j in range(tiles - 1):
             step = tl.cast(start + j * T, tl.int64)
             x = tl.load(x_ptr + step * X + rows * X + k[None, :], mask=inside[None, :], other=0.0)
@@ -209,7 +214,7 @@ def gradient_kernel(
             for r in tl.static_range(T):
                 b = tl.load(b_ptr + (step + r) * (G * N_PAD) + n)[:, None]
                 h = tl.exp2(row(dt, rows == r) * A) * h + row(u, rows == r) * b
-            tl.store(h_ptr + (j + 1) * (N_PAD * WIDTH) + scratch, h)
+            tl.store(h_ptr + (j + 1) * (N * D) + states, h, mask=real)
         tl.debug_barrier()
         for i in range(tiles):
             j = tiles - 1 - i
@@ -235,18 +240,25 @@ def gradient_kernel(
             dx = tl.zeros((T, WIDTH), tl.float32)
             ddt = tl.zeros((T, WIDTH), tl.float32)
             shares = tl.zeros((2 * T, N_PAD), tl.float32)
+            here = now + of_b < stop
+            b_next = coefficients(b_by_state_ptr, step + of_b, here, cu_ptr, T)
+            c_next = coefficients(c_by_state_ptr, step + of_b, here, cu_ptr, T)
+            a_next = tl.load(a_ptr + k, mask=inside, other=0.0)[None, :]
+            h_next = tl.load(h_ptr + j * (N * D) + k, mask=inside, other=0.0)[None, :]
+            e_next = tl.load(carry_ptr, mask=inside, other=0.0)[None, :]
+            da_next = tl.load(da_ptr, mask=inside, other=0.0)
             for m in tl.range(0, N, num_stages=1):
-                at = m * pitch + step + of_b
-                if cu_ptr is None:
-                    b = tl.load(b_by_state_ptr + tl.multiple_of(m * pitch + step, T) + of_b)
-                    c = tl.load(c_by_state_ptr + tl.multiple_of(m * pitch + step, T) + of_b)
-                else:
-                    b = tl.load(b_by_state_ptr + at, mask=now + of_b < stop, other=0.0)
-                    c = tl.load(c_by_state_ptr + at, mask=now + of_b < stop, other=0.0)
-                b, c = b[:, None], c[:, None]
-                a_log = tl.load(a_ptr + m * D + k, mask=inside, other=0.0)[None, :]
-                state = tl.load(h_ptr + (j * N_PAD + m) * WIDTH + local)[None, :]
-                e = tl.load(carry_ptr + m * D, mask=inside, other=0.0)[None, :]
+                b, c, a_log = b_next[:, None], c_next[:, None], a_next
+                state, e, da = h_next, e_next, da_next
+                ahead = tl.minimum(m + 1, N - 1)  # its loads are on their way meanwhile
+                at = ahead * pitch + step + of_b
+                b_next = coefficients(b_by_state_ptr, at, here, cu_ptr, T)
+                c_next = coefficients(c_by_state_ptr, at, here, cu_ptr, T)
+                a_next = tl.load(a_ptr + ahead * D + k, mask=inside, other=0.0)[None, :]
+                at = (j * N + ahead) * D + k
+                h_next = tl.load(h_ptr + at, mask=inside, other=0.0)[None, :]
+                e_next = tl.load(carry_ptr + ahead * D, mask=inside, other=0.0)[None, :]
+                da_next = tl.load(da_ptr + ahead * D, mask=inside, other=0.0)
                 a = tl.exp2(dt * a_log)
                 v, w = u * b, g * c
                 hs, dh = v, w
@@ -263,19 +275,18 @@ def gradient_kernel(
                 dx += dh * b
                 q = dh * (hs - v)  # by dt A: dh a h of the token before
                 ddt += q * a_log
-                da = tl.load(da_ptr + m * D, mask=inside, other=0.0)
                 tl.store(da_ptr + m * D, da + tl.sum(q * dt, 0), mask=inside)
                 both = tl.join(dh * u, g * hs)
                 both = tl.reshape(tl.permute(both, (2, 0, 1)), (2 * T, 32, WIDTH // 32))
-                here = tl.broadcast_to((n == m)[None, :], (32, N_PAD))
+                column = tl.broadcast_to((n == m)[None, :], (32, N_PAD))
                 shares = tl.dot(
-                    tl.sum(both, 2), tl.where(here, 1.0, 0.0), shares, input_precision=PRECISION
+                    tl.sum(both, 2), tl.where(column, 1.0, 0.0), shares, input_precision=PRECISION
                 )
-            to = (share + now + pair % T) * 2 + pair // T
+            to = (share + now + both_of_b % T) * 2 + both_of_b // T
             tl.store(
                 shares_ptr + to[:, None] * N_PAD + n[None, :],
                 shares,
-                mask=(now + pair % T < stop)[:, None],
+                mask=(now + both_of_b % T < stop)[:, None],
             )
             out = step * D + rows * D + k[None, :]
             ddt = dx * x + ddt * LN2
@@ -375,12 +386,12 @@ def backward(
     parts, share_rows = plan.parts(x.dtype.itemsize)
     rows = share_rows if cu_seqlens is not None else lines * share_rows
     shares = torch.empty(blocks, rows, 2, plan.n_pad, dtype=torch.float32, device=x.device)
-    room = (lines, blocks, CHUNK // plan.tile.tokens, plan.n_pad, plan.tile.width)
+    room = (lines, CHUNK // plan.tile.tokens, plan.n, plan.d)
     h = torch.empty(room, dtype=torch.float32, device=x.device)
     for part in reversed(range(parts)):
         gradient_kernel[plan.grid](
             dy, x, dt, A2, tokens, *by_state, D, z, dt_bias, saved, cu_seqlens, h, start, dA, sums,
-            dx, ddt, dz, shares, plan.t, plan.pitch, plan.segments, plan.segment,
+            dx, ddt, dz, shares, plan.t, plan.pitch, plan.per_group, plan.segments, plan.segment,
             part, share_rows, X=x.stride(1), DT=dt.stride(1), Z=0 if z is None else z.stride(1),
             D=plan.d, G=plan.g, N=plan.n, N_PAD=plan.n_pad, T=plan.tile.tokens,
             WIDTH=plan.tile.width, CHUNK=CHUNK, SOFTPLUS=dt_softplus,

@@ -20,8 +20,7 @@ class Tile(NamedTuple):
 
 
 FORWARD = Tile(tokens=8, width=32, enough=3.0)
-ENDS = Tile(tokens=8, width=32, enough=3.0)
-BACKWARD = Tile(tokens=8, width=64, enough=3.0)
+BACKWARD = Tile(tokens=8, width=32, enough=3.0)
 
 
 class Plan(NamedTuple):
