@@ -234,7 +234,7 @@ def selection_dial(figure: Locator) -> None:
     turn(step, "5")
     assert math.isclose(number(value(figure, "a_bar")), math.exp(-5), rel_tol=5e-3)
     assert presets.input_value() == "own"
-    expect(figure.get_by_text("It resets")).to_be_visible()
+    expect(figure.locator(".told")).to_contain_text("It resets")
     fresh = number(value(figure, "share"))
     presets.select_option("filler")
     assert aged < fresh < number(value(figure, "share"))
@@ -243,10 +243,10 @@ def selection_dial(figure: Locator) -> None:
     control("Rule").select_option("exponential_euler")
     shows(figure, "b_bar", "5")
     control("Rule").select_option("bilinear")
-    expect(figure.get_by_text("That is no reset")).to_be_visible()
+    expect(figure.locator(".told")).to_contain_text("That is no reset")
     control("Rule").select_option("zoh")
     turn(control("Eigenvalue a"), "0.25")
-    expect(figure.get_by_text("It grows")).to_be_visible()
+    expect(figure.locator(".told")).to_contain_text("It grows")
     turn(control("Eigenvalue a"), "−1")
     picture = figure.get_by_role("img").first
     drag(picture, (6.5 / 8, 0.51), (6.5 / 8, 0.32))  # in the row of steps, upwards
@@ -263,7 +263,7 @@ def selection_text(figure: Locator) -> None:
     now = figure.locator(".bytes .now")
     place.press("Home")
     assert said(place) == f"1 of {total}"
-    expect(figure.get_by_text("Byte 1:")).to_be_visible()
+    expect(figure.locator(".told")).to_contain_text("Byte 1:")
     first = value(figure, "step")
     place.press("ArrowRight")
     assert now.count() == 1
