@@ -114,7 +114,7 @@ SIZES = {
             tested=tuple(2**k for k in range(6, 21)),
             vocab=16,
             batch=32,
-            steps=8000,
+            steps=6000,
             lrs=(1e-3, 2e-4),
             seeds=3,
             solved=0.99,
@@ -223,7 +223,9 @@ def _heads(size: Size) -> Iterator[Case]:
         yield _case("induction", "grid", "attention", variant, glyph, size, size.d_attention, 2**14)
     for variant, glyph in pieces(mamba).items():
         if variant in ("no conv", "no selection"):
-            yield _case("induction", "pieces", "mamba", variant, glyph, size, in_pieces=True)
+            yield _case(
+                "induction", "pieces", "mamba", variant, glyph, size, longest=2**14, in_pieces=True
+            )
 
 
 def _case(
