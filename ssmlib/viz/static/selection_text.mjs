@@ -33,7 +33,7 @@ function render({ model, el }) {
   const line = svg(WIDTH, TALL, `
     <path d="M0 ${TALL / 2} H${WIDTH}" stroke="var(--muted)" stroke-dasharray="5 4"/>
     <path data-part="here" stroke="var(--ink)"/>
-    <polyline data-part="steps" fill="none" stroke="var(--linear)" stroke-width="1.8" stroke-linejoin="round"/>`);
+    <polyline data-part="steps" fill="none" stroke="var(--linear)" stroke-width="1.1" stroke-linejoin="round"/>`);
   const numbers = readout([["step", "Δ here", "linear"], ["times", "over the passage's mean"],
     ["half", "half-life of the mode a = −1, in bytes"], ["range", "largest over smallest, in this row"]]);
   const told = h("p", { class: "told" });
