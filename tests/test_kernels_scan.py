@@ -51,6 +51,19 @@ def test_strides_and_broadcasts(seeded):
         assert_same(scan, (a, x.to(DEVICE), None), backend="triton", reference="reference")
 
 
+def test_states_that_are_slices_and_gradients_that_are_expanded(seeded):
+    a, x = (v.to(DEVICE) for v in (seeded.uniform(3, 7, 2), seeded.normal(3, 7, 2)))
+    state = seeded.normal(3, 5).to(DEVICE)[:, 1:3]
+    results = []
+    for backend in ("triton", "reference"):
+        leaves = [v.detach().requires_grad_() for v in (a, x, state)]
+        h, last = scan(*leaves, backend)
+        (last.sum(0) * a[0, 0] + h.sum((0, 1)) * a[1, 0]).sum().backward()
+        results.append([v.grad for v in leaves])
+    for got, want in zip(*results, strict=True):
+        assert_close(got, want)
+
+
 def test_is_a_custom_operator(seeded):
     args = [seeded.uniform(1, 3, 2), seeded.normal(1, 3, 2), seeded.normal(1, 2)]
     args = [v.to(DEVICE).requires_grad_() for v in args]

@@ -136,8 +136,9 @@ def conv_kernel(
 ):
     """One program: BLOCK channels of `chunk` rows."""
     channel = tl.program_id(0) % tl.cdiv(d, BLOCK) * BLOCK + tl.arange(0, BLOCK)
-    first = tl.program_id(0) // tl.cdiv(d, BLOCK) * chunk
-    b = tl.program_id(1).to(tl.int64)
+    piece = tl.program_id(0) // tl.cdiv(d, BLOCK)
+    b = (piece // tl.cdiv(t, chunk)).to(tl.int64)
+    first = piece % tl.cdiv(t, chunk) * chunk
     inside = channel < d
     taps, bias = _weights(w_ptr, bias_ptr, channel, inside, HAS_BIAS, W, WIDE)
     stop = tl.minimum(first + chunk, t)
@@ -197,8 +198,8 @@ def conv_backward_kernel(
     """One program: BLOCK channels of `chunk` rows of dx, and their part of dw (part W+1 d)."""
     channel = tl.program_id(0) % tl.cdiv(d, BLOCK) * BLOCK + tl.arange(0, BLOCK)
     piece = tl.program_id(0) // tl.cdiv(d, BLOCK)
-    first = piece * chunk
-    b = tl.program_id(1).to(tl.int64)
+    b = (piece // tl.cdiv(t, chunk)).to(tl.int64)
+    first = piece % tl.cdiv(t, chunk) * chunk
     inside = channel < d
     taps, bias = _weights(w_ptr, bias_ptr, channel, inside, HAS_BIAS, W, WIDE)
     stop = tl.minimum(first + chunk, t)
@@ -254,8 +255,7 @@ def conv_backward_kernel(
             window, grads = window[1:], grads[1:]
             if PACKED:
                 begins = begins[1:]
-    pieces = tl.num_programs(0) // tl.cdiv(d, BLOCK)
-    out = dw_ptr + (b * pieces + piece) * (W + 1) * d + channel
+    out = dw_ptr + piece.to(tl.int64) * (W + 1) * d + channel
     for m in tl.static_range(W):
         tl.store(out + m * d, dw[m], mask=inside)
     tl.store(out + W * d, dbias, mask=inside)
@@ -418,7 +418,7 @@ def forward(
     shape = _shape(FORWARD, w, d)
     blocks = triton.cdiv(d, shape["BLOCK"])
     chunk = _chunk(b, t, blocks, most=32)
-    conv_kernel[(blocks * triton.cdiv(t, chunk), b)](
+    conv_kernel[(blocks * triton.cdiv(t, chunk) * b,)](
         x,
         *inputs,
         y,
@@ -456,10 +456,10 @@ def backward(
     shape = _shape(BACKWARD, w, d)
     blocks = triton.cdiv(d, shape["BLOCK"])
     chunk = _chunk(b, t, blocks, most=128)
-    pieces, sizes = triton.cdiv(t, chunk), (*dy.stride()[:2], *x.stride()[:2], t, d)
+    pieces, sizes = triton.cdiv(t, chunk) * b, (*dy.stride()[:2], *x.stride()[:2], t, d)
     wide = torch.float64 if given["WIDE"] == tl.float64 else torch.float32
-    parts = x.new_empty(b * pieces, w + 1, d, dtype=wide)
-    conv_backward_kernel[(blocks * pieces, b)](
+    parts = x.new_empty(pieces, w + 1, d, dtype=wide)
+    conv_backward_kernel[(blocks * pieces,)](
         dy, x, *inputs, dx, parts, *sizes, s, chunk, **given, **shape
     )
     if dlast is not None or state is not None:

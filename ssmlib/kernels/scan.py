@@ -262,7 +262,7 @@ def forward(
     b, t, d = x.shape
     h, last = x.new_empty(b, t, d, dtype=dtype), x.new_empty(b, d, dtype=wide)
     a_, x_, h_, last_ = (_rows(v) for v in (a, x, h, last))
-    start = last_ if state is None else _rows(state)
+    start = last_ if state is None else _rows(state.contiguous())
     segment, grid, options = _plan(b, t, d, wide, most=4)
     sizes = (*a_.stride()[:2], *x_.stride()[:2], t, d, segment)
     product, end = _ends(a_, x_, last_, False, sizes, grid, options)
@@ -286,12 +286,12 @@ def backward(
     dh: Tensor, dlast: Tensor, a: Tensor, h: Tensor, state: Tensor | None, x_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients by a, x and state (also without one)."""
-    b, t, d = h.shape
+    (b, t, d), h, dlast = h.shape, h.contiguous(), dlast.contiguous()
     da, dx = a.new_empty(b, t, d), h.new_empty(b, t, d, dtype=x_dtype)
     dstate = dlast.new_empty(b, d)
-    dh_, dlast_, a_, h_, da_, dx_ = (_rows(v) for v in (dh, dlast, a, h.contiguous(), da, dx))
+    dh_, dlast_, a_, h_, da_, dx_ = (_rows(v) for v in (dh, dlast, a, h, da, dx))
     dstate_ = _rows(dstate)
-    start = dlast_ if state is None else _rows(state)
+    start = dlast_ if state is None else _rows(state.contiguous())
     segment, grid, options = _plan(b, t, d, dlast.dtype, most=2)
     sizes = (*dh_.stride()[:2], *a_.stride()[:2], t, d, segment)
     turned = (*sizes[2:4], *sizes[:2], *sizes[4:])
