@@ -277,11 +277,11 @@ def gradient_kernel(
                 ddt += q * a_log
                 tl.store(da_ptr + m * D, da + tl.sum(q * dt, 0), mask=inside)
                 both = tl.join(dh * u, g * hs)
-                both = tl.reshape(tl.permute(both, (2, 0, 1)), (2 * T, 32, WIDTH // 32))
-                column = tl.broadcast_to((n == m)[None, :], (32, N_PAD))
-                shares = tl.dot(
-                    tl.sum(both, 2), tl.where(column, 1.0, 0.0), shares, input_precision=PRECISION
-                )
+                # the last axis, of one element, gives the compiler a shorter way to the product
+                both = tl.reshape(tl.permute(both, (2, 0, 1)), (2 * T, WIDTH, 1))
+                column = tl.broadcast_to((n == m)[None, :], (WIDTH, N_PAD))
+                column = tl.where(column, 1.0, 0.0)  # over channels, into column m
+                shares = tl.dot(tl.sum(both, 2), column, shares, input_precision=PRECISION)
             to = (share + now + both_of_b % T) * 2 + both_of_b // T
             tl.store(
                 shares_ptr + to[:, None] * N_PAD + n[None, :],
