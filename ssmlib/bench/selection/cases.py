@@ -30,11 +30,12 @@ EXPERIMENTS = ("selective_copying", "induction")
 class Size:
     """How much of it, and how long.
 
-    length: of the sequences trained on; tested: the lengths asked for afterwards. items, vocab: of
-    the task (`ssmlib.recall`). d: channels of a model, or of one without attention. n: numbers of
-    state of a time-invariant system's channel, m of a selective one's. dt_max: where their time
-    steps end as drawn. lrs: tried in this order,
-    with seed 0, until one solves the task: reaches `solved`. seeds: in all, at the best of them.
+    length: of the sequences trained on; tested: the lengths asked for afterwards, on at most
+    `sequences` each. items, vocab: of the task (`ssmlib.recall`). d, d_attention: channels of a
+    model, without attention and with. n, m: numbers of state per channel, of a time-invariant
+    system and of a selective one; dt_max: where their time steps end as drawn. lrs: tried in this
+    order, with seed 0, until one solves the task, which is to reach `solved`. seeds: in all, at the
+    best of them.
     """
 
     length: int
@@ -52,10 +53,11 @@ class Size:
     n: int = 64
     m: int = 16
     dt_max: float = 0.1
+    sequences: int = 512
 
     def draw(
-        self, experiment: str, batch: int, length: int, seed: int, device
-    ) -> tuple[Tensor, ...]:
+        self, experiment: str, batch: int, length: int, seed: int, device: str
+    ) -> tuple[Tensor, Tensor]:
         """A batch of the experiment's task."""
         if experiment == "induction":
             return induction(batch, length, self.vocab, seed, device)
@@ -122,7 +124,8 @@ SIZES = {
         ),
         "small": Size(
             length=32,
-            tested=tuple(2**k for k in range(4, 13)),
+            tested=tuple(2**k for k in range(4, 11)),
+            sequences=64,
             vocab=8,
             batch=32,
             steps=300,

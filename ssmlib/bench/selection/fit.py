@@ -19,7 +19,7 @@ from ssmlib.train.step import make_optimizer, make_step, set_lr
 from ssmlib.train.task import UNSCORED
 
 AT_ONCE = 2**20  # tokens in one call of the model
-MOST, FEWEST = 512, 64  # sequences that a length is tested on
+FEWEST = 64  # sequences that a length is tested on
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def asked_lengths(model: nn.Module, cell: Cell, status: str) -> Iterator[Row]:
     for length in cell.size.tested:
         if length > cell.case.longest or (status != "ok" and length != cell.size.length):
             continue
-        count = min(MOST, max(FEWEST, AT_ONCE // length))
+        count = min(cell.size.sequences, max(FEWEST, AT_ONCE // length))
         tokens, targets = cell.draw(count, length, seed_of("selection", length))
         share = accuracy(model, tokens, targets, cell.case.in_pieces)
         yield {"length": length, "sequences": count, "accuracy": share}
