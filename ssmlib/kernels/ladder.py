@@ -177,6 +177,7 @@ def tile_scan(a: Tensor, x: Tensor, D: int = 32) -> Tensor:
 def chunked_scan(a: Tensor, x: Tensor, T: int = 64, D: int = 32) -> Tensor:
     """The same for any t, T steps at a time."""
     (b, t, d), h = x.shape, torch.empty_like(x)
+    T = min(T, triton.next_power_of_2(t))
     chunked_scan_kernel[(b, triton.cdiv(d, D))](a, x, h, t, d, T=T, D=D)
     return h
 
