@@ -9,6 +9,7 @@ from ssmlib.mixers.mamba import Mamba, MambaConfig, MambaState, inverse_softplus
 from ssmlib.model import ModelConfig
 from ssmlib.train import TrainConfig, param_groups
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ABLATIONS = {
     "whole": {},
     "no convolution": {"conv_width": None},
@@ -53,6 +54,22 @@ def test_every_parameter_learns_and_no_token_sees_the_future(name, seeded):
     y.square().sum().backward()
     silent = [n for n, p in mixer.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_the_kernels_take_what_the_layer_gives_them(name, seeded):
+    """Constants expanded over time, halves of a projection: strides that only a layer makes."""
+    changes = ABLATIONS[name] | ({"state_size": 4} if "state_size" not in ABLATIONS[name] else {})
+    fast, slow = (layer(**changes, backend=b).to(DEVICE).float() for b in ("triton", "reference"))
+    x = seeded.normal(2, 19, 6).float().to(DEVICE)
+    results = []
+    for mixer in (fast, slow):
+        y, state = mixer(x)
+        again, _ = mixer(x[:, :3], state)
+        (y.square().sum() + again.square().sum()).backward()
+        results.append([y, again, *tensors(state), *(p.grad for p in mixer.parameters())])
+    for got, want in zip(*results, strict=True):
+        assert_close(got, want, 1e-5)
 
 
 def by_the_book(mixer, x):
