@@ -12,18 +12,21 @@ from ssmlib.bench.timing import default_device
 def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(arguments)
+    suite = SUITES[args.suite]
     try:
-        device = default_device(args.device)
+        device = default_device(args.device or ("cpu" if suite.on == "cpu" else None))
     except ValueError as error:
         parser.error(str(error))
     if args.quick and args.out is None:
         parser.error("--quick measures small sizes only: say with --out where the record may go")
-    if device.type == "cpu" and not args.quick:
+    if device.type != suite.on and suite.on == "cpu":
+        parser.error(f"{args.suite} measures a CPU, got --device {args.device}")
+    if device.type != suite.on and not args.quick:
         parser.error("the full sizes need a CUDA GPU; on a CPU use --quick --out DIR")
-    suite = importlib.import_module(SUITES[args.suite].module)
-    rows = suite.run(args.quick, device, lambda line: print(line, file=sys.stderr, flush=True))
+    module = importlib.import_module(suite.module)
+    rows = module.run(args.quick, device, lambda line: print(line, file=sys.stderr, flush=True))
     path = record(args.suite, rows, command_for(args.suite, args.quick), args.out, device)
-    print(suite.summary(rows))
+    print(module.summary(rows))
     print(f"{len(rows)} rows in {path}")
     return 0
 
@@ -38,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("suite", choices=SUITES, help="what to measure (listed below)")
     parser.add_argument("--out", metavar="DIR", help="write the record there, not into the package")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the suite out")
-    parser.add_argument("--device", help="cuda or cpu; by default cuda if there is one")
+    parser.add_argument(
+        "--device", help="cuda or cpu; by default cuda if there is one, for a suite of a GPU"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The selective scan on two CPU threads, against what Python and public packages do there.
+"""The suite `scan_cpu`: the selective scan on two threads, against Python and public packages.
 
 `cpu scan`: the scan alone, with softplus, bias, D and gate; forward, and with all gradients.
 `one thread`: the same. Threads wait for each other, so on a busy machine these are the fair rows.
@@ -19,13 +19,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmlib.bench.cell import Cell, Setting, fill, relative_error
-from ssmlib.bench.s4 import allocated_at_most, two_cores
+from ssmlib.bench.cpu import allocated_at_most, two_cores
+from ssmlib.bench.table import number, table, text
 from ssmlib.bench.timing import ceilings, measure
 from ssmlib.mixers.mamba import MambaConfig
 from ssmlib.model import LanguageModel, ModelConfig
 from ssmlib.selective_scan import selective_scan
 
 CPU = torch.device("cpu")
+COLUMNS = (
+    ("", 10, text("experiment")),
+    ("provider", 20, text("provider")),
+    ("", 16, text("pass")),
+    ("d", 5, text("d")),
+    ("t", 5, text("n")),
+    ("ms", 9, number("seconds", 1e3)),
+    ("floor ms", 9, number("floor_seconds", 1e3)),
+    ("peak MB", 9, number("peak_bytes", 1e-6, ".1f")),
+    ("error", 7, number("error", form=".1e")),
+    ("", 0, lambda row: "" if row["status"] == "ok" else str(row["status"])),
+)
 PASSES = ("forward", "forward+backward")
 LAYERS, VOCABULARY = 2, 256
 
@@ -43,8 +56,30 @@ SCAN = Shape(b=1, d=768, t=1024, n=16)
 MODEL = Shape(b=1, d=768, t=512, n=16)  # d: of the model; its scans have twice as many channels
 
 
+def run(
+    quick: bool = False,
+    device: str | torch.device | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """All rows, on the CPU; quick=True takes tiny sizes. Providers that are missing have none.
+
+    progress is called with a line of text after each row.
+    """
+    made = []
+    for row in rows(quick):
+        made.append(row)
+        if progress is not None:
+            progress(table([row], COLUMNS, head=False))
+    return made
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    return table(rows, COLUMNS)
+
+
 def rows(quick: bool = False) -> Iterator[dict[str, Any]]:
-    """All rows; quick=True takes tiny sizes. Providers that are not installed have none."""
+    """The rows one by one."""
     scan, model = (Shape(1, 16, 33, 4),) * 2 if quick else (SCAN, MODEL)
     seconds = (0.0, 0.02) if quick else (0.2, 2.0)
     with two_cores():

@@ -4,10 +4,14 @@ from typing import NamedTuple
 
 
 class Suite(NamedTuple):
-    """A module with `run(quick, device, progress) -> rows` and `summary(rows) -> str`."""
+    """A module with `run(quick, device, progress) -> rows` and `summary(rows) -> str`.
+
+    on: the kind of device that its full sizes are for, "cuda" or "cpu".
+    """
 
     module: str
     about: str
+    on: str = "cuda"
 
 
 SUITES = {
@@ -22,6 +26,19 @@ SUITES = {
     "s4": Suite(
         "ssmlib.bench.s4",
         "an S4D layer in its forms, its kernel, and the crossover in length",
+    ),
+    "scan": Suite(
+        "ssmlib.bench.scan",
+        "the selective scan, the linear scan and the causal convolution, against public kernels",
+    ),
+    "scan_cpu": Suite(
+        "ssmlib.bench.scan_cpu",
+        "the selective scan on two cores, against a loop, mambapy and transformers",
+        on="cpu",
+    ),
+    "ladder": Suite(
+        "ssmlib.bench.ladder",
+        "the rungs of chapter 06, the reach of a multiprocessor's memory, and where a scan pays",
     ),
     "longrange": Suite(
         "ssmlib.bench.longrange",

@@ -6,8 +6,8 @@
 `crossover`: the scan and causal attention at as many tokens, cut into sequences of length n.
 """
 
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,9 +33,27 @@ COLUMNS = (
     ("", 0, lambda row: "" if row["status"] == "ok" else str(row["status"])),
 )
 PARTS = ("rung", "footprint", "launch", "crossover")
+PLAIN = ("loop", "doubling", "library")  # the forms that are PyTorch on a CPU
+
+
+class Sizes(NamedTuple):
+    """Of the rungs and the launches the shape; how far footprints go; tokens of a crossover in all.
+
+    width: of the crossover's model; shortest: its first length of a sequence.
+    """
+
+    rung: Shape
+    launch: Shape
+    kilobytes: int
+    tokens: int
+    width: int
+    shortest: int
+
+
 RUNG = Shape(8, 4096, 2048, 16)
-LAUNCH = Shape(1, 1536, 2048, 16)
-TOKENS, WIDTH = 65536, 1024  # of a crossover: tokens in all, and the model's width
+FULL = Sizes(RUNG, Shape(1, 1536, 2048, 16), 16384, tokens=65536, width=1024, shortest=512)
+QUICK = Sizes(Shape(2, 8, 16, 4), Shape(1, 64, 128, 4), 64, tokens=64, width=16, shortest=16)
+LAPTOP = Sizes(Shape(1, 256, 512, 16), Shape(1, 64, 512, 16), 65536, 4096, width=64, shortest=256)
 
 
 def run(
@@ -51,12 +69,22 @@ def run(
     device = default_device(device)
     seconds = (0.0, 0.01) if quick else (0.05, 0.2)
     setting = Setting(device, ceilings(device, time_s=seconds[1]), *seconds)
+    forms = list(FORMS) if device.type == "cuda" or interpreting() else list(PLAIN)
     rows = [ceiling_row(setting.top)]
-    for row in _rows(setting, quick, parts):
+    for row in _rows(setting, QUICK if quick else FULL, forms, parts):
         rows.append(row)
         if progress is not None:
             progress(table([row], COLUMNS, head=False))
     return rows
+
+
+def here(device: str | torch.device | None = None) -> list[dict[str, Any]]:
+    """The rows of the suite for this machine: in full on a GPU, at a laptop's size on a CPU."""
+    device = default_device(device)
+    if device.type == "cuda":
+        return run(device=device)
+    setting = Setting(device, ceilings(device, time_s=0.05), 0.0, 0.03)
+    return [ceiling_row(setting.top), *_rows(setting, LAPTOP, PLAIN, PARTS)]
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -65,25 +93,24 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return f"copy {top['copy_bytes_per_s'] / 1e12:.3f} TB/s\n{table(others, COLUMNS)}"
 
 
-def _rows(setting: Setting, quick: bool, parts: Collection[str]) -> Iterator[dict[str, Any]]:
-    on_gpu = setting.device.type == "cuda"
+def _rows(
+    setting: Setting, sizes: Sizes, forms: Iterable[str], parts: Collection[str]
+) -> Iterator[dict[str, Any]]:
     if "rung" in parts:
-        shape = Shape(2, 8, 16, 4) if quick else RUNG
-        plain = ("loop", "doubling", "library")
-        for form in (f for f in FORMS if on_gpu or interpreting() or f in plain):
-            yield fill(rung_cell(shape, form, setting.device), setting)
-    if "footprint" in parts and on_gpu:
-        yield from footprints(setting, quick)
-    if "launch" in parts and on_gpu:
-        yield from launches(setting, Shape(1, 64, 64, 4) if quick else LAUNCH)
+        for form in forms:
+            yield fill(rung_cell(sizes.rung, form, setting.device), setting)
+    if "footprint" in parts:
+        yield from footprints(setting, sizes.kilobytes)
+    if "launch" in parts:
+        yield from launches(setting, sizes.launch)
     if "crossover" in parts:
-        tokens, width, n = (64, 16, 16) if quick else (TOKENS, WIDTH, 512)
-        while n <= tokens:
+        n = sizes.shortest
+        while n <= sizes.tokens:
             for form in ("scan", "attention"):
                 for which in ("forward", "forward+backward"):
-                    cell = crossover_cell(tokens, width, n, form, which, setting.device)
-                    yield fill(cell, setting)
+                    args = (sizes.tokens, sizes.width, n, form, which, setting.device)
+                    yield fill(crossover_cell(*args), setting)
             n *= 2
 
 
-__all__ = ["CALLS", "FORMS", "RUNG", "Shape", "moved", "run", "summary"]
+__all__ = ["CALLS", "FORMS", "RUNG", "Shape", "here", "moved", "run", "summary"]

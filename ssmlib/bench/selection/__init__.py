@@ -37,6 +37,7 @@ __all__ = [
     "published_share",
     "rows",
     "run",
+    "run_size",
     "summary",
 ]
 
@@ -96,12 +97,21 @@ def run(
     quick: bool = False,
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
+) -> list[Row]:
+    """All rows of the suite at full size; quick=True trains the tiny sizes, for four steps each."""
+    return run_size("tiny" if quick else "full", device, progress, together=1 if quick else 9)
+
+
+def run_size(
+    size: str,
+    device: str | torch.device | None = None,
+    progress: Callable[[str], None] | None = None,
     keep: Path | None = None,
     seconds: float | None = None,
     only: Container[str] = EXPERIMENTS,
     together: int = 1,
 ) -> list[Row]:
-    """All rows of the suite; quick=True trains the tiny sizes, for four steps each.
+    """All rows of the suite at one of its sizes, see `rows`.
 
     keep: a file of rows that are done, which a later call continues. Nothing new is begun after
     `seconds`: then OutOfTime is raised. only: some of EXPERIMENTS. together: see `rows`. progress
@@ -116,7 +126,6 @@ def run(
             progress(table([row], PROGRESS, head=False))
 
     ledger = Ledger(keep, where, seconds, tell)
-    size = "tiny" if quick else "full"
     found = [
         list(rows(name, size, device, ledger, together=together))
         for name in EXPERIMENTS

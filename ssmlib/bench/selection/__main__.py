@@ -1,14 +1,14 @@
 """`python -m ssmlib.bench.selection --out DIR`: the suite in as many calls as it takes.
 
 Rows that are done stand in DIR/selection.jsonl; with the last of them comes DIR/selection.json, the
-record.
+record. `--size small` is for a CPU, takes half an hour, and its files are called selection_small.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from ssmlib.bench.selection import EXPERIMENTS, OutOfTime, run, summary
+from ssmlib.bench.selection import EXPERIMENTS, OutOfTime, run_size, summary
 from ssmlib.bench.store import record
 from ssmlib.bench.suites import command_for
 from ssmlib.bench.timing import default_device
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="begin nothing new after so long")
     parser.add_argument("--only", choices=EXPERIMENTS, nargs="+", help="leave the record for later")
     parser.add_argument("--together", type=int, default=1, help="models trained side by side")
-    parser.add_argument("--quick", action="store_true", help="four steps each, to try it out")
+    parser.add_argument("--size", choices=("full", "small", "tiny"), default="full")
     parser.add_argument("--device", help="cuda or cpu; by default cuda if there is one")
     args = parser.parse_args(arguments)
     device = default_device(args.device)
@@ -29,16 +29,19 @@ def main(arguments: list[str] | None = None) -> int:
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    keep = args.out / f"selection{'_quick' * args.quick}.jsonl"
+    name = "selection" if args.size == "full" else f"selection_{args.size}"
+    keep = args.out / f"{name}.jsonl"
     wanted = args.only or EXPERIMENTS
     try:
-        rows = run(args.quick, device, tell, keep, args.seconds, wanted, args.together)
+        rows = run_size(args.size, device, tell, keep, args.seconds, wanted, args.together)
     except OutOfTime:
         print(f"time is up; the same command continues from {keep}")
         return 3
     print(summary(rows))
     if args.only is None:
-        print(record("selection", rows, command_for("selection", args.quick), args.out, device))
+        command = f"python -m ssmlib.bench.selection --size {args.size}"
+        command = command_for("selection") if args.size == "full" else command
+        print(record(name, rows, command, args.out, device))
     return 0
 
 
