@@ -169,6 +169,16 @@ def test_the_suite_checks_every_rung_and_the_crossover():
     assert rows[0]["experiment"] == "ceilings"
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="the suite's own run measures there")
+def test_footprints_and_launches_are_measured_on_a_cpu():
+    rows = run(quick=True, device="cpu", parts=("footprint", "launch"))[1:]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert [row["bytes_each"] for row in rows if row["experiment"] == "footprint"] == [2**15, 2**16]
+    assert {(row["form"], row["n"]) for row in rows if row["experiment"] == "launch"} == {
+        (form, n) for form in ("loop", "library") for n in (64, 128)
+    }
+
+
 def test_a_form_moves_what_the_chapter_says():
     b, d, t, n = RUNG
     fused = 2 * b * t * (3 * d + 2 * n) + 4 * d * n  # eq-fusion
