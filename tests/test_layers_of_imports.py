@@ -11,7 +11,7 @@ import ssmlib
 
 ROOT = Path(ssmlib.__file__).parent
 RANKS = [
-    {"shapes", "backends", "palette", "example"},
+    {"shapes", "backends", "palette", "example", "recurrence"},
     {"kernels"},
     {"costs", "attention", "discretize", "convolution", "scan", "linear_attention", "delta_rule"},
     {"hippo"},

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ssmlib.backends import resolve
-from ssmlib.selective_scan.checks import check_inputs, working_dtype
+from ssmlib.recurrence import working_dtype
+from ssmlib.selective_scan.checks import check_inputs
 from ssmlib.selective_scan.operator import scan_by
 from ssmlib.selective_scan.reference import selective_scan_reference
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ssmlib.selective_scan.checks import check_boundaries
+from ssmlib import recurrence
+from ssmlib.recurrence import Piece
 
 SLAB = 16384  # numbers of h in a tile
 CHUNK = 32  # tokens at once
@@ -29,15 +30,6 @@ class Views(NamedTuple):
     z: Tensor | None
     bias: Tensor | None
     state: Tensor | None
-
-
-class Piece(NamedTuple):
-    """A chunk: its tokens, its rows of the state; is it the first or last one of its sequence?"""
-
-    tokens: slice
-    rows: slice
-    first: bool
-    last: bool
 
 
 def views_of(
@@ -89,24 +81,12 @@ def tiles_of(v: Views) -> Iterator[tuple[slice, slice, slice]]:
 
 def pieces_of(t: int, cu_seqlens: Tensor | None) -> list[Piece]:
     """Every chunk of every sequence, in order. Raises ValueError where cu_seqlens does not fit."""
-    if cu_seqlens is None:
-        return _chunks(0, t, slice(None))
-    bounds = cu_seqlens.tolist()
-    check_boundaries(bounds, t)
-    ends = enumerate(itertools.pairwise(bounds))
-    return [piece for k, (i, j) in ends for piece in _chunks(i, j, slice(k, k + 1))]
+    return recurrence.pieces_of(t, cu_seqlens, CHUNK)
 
 
 def most_pieces(t: int, s: int) -> int:
     """The most chunks that any way to cut t tokens into s sequences gives."""
-    return t // CHUNK + s
-
-
-def _chunks(start: int, stop: int, rows: slice) -> list[Piece]:
-    return [
-        Piece(slice(i, min(i + CHUNK, stop)), rows, i == start, i + CHUNK >= stop)
-        for i in range(start, stop, CHUNK)
-    ]
+    return recurrence.most_pieces(t, s, CHUNK)
 
 
 def _slices(size: int, step: int) -> list[slice]:

@@ -10,8 +10,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ssmlib.recurrence import wants_grad, working_dtype
 from ssmlib.selective_scan import tiles
-from ssmlib.selective_scan.checks import working_dtype
 
 
 def scan_by(
@@ -34,10 +34,6 @@ def scan_by(
         x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, cu_seqlens, form, needs_grad
     )
     return y, last
-
-
-def wants_grad(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
 
 
 def module_of(form: str) -> ModuleType:

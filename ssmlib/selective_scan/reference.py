@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssmlib.selective_scan.checks import working_dtype
-
-LINEAR_FROM = 40.0  # above it, softplus(x) is x to the last bit of a float64
+from ssmlib.recurrence import softplus, working_dtype
 
 
 def selective_scan_reference(
@@ -48,11 +46,6 @@ def selective_scan_reference(
             y, last = torch.cat([y for y, _ in pieces], 1), torch.cat([h for _, h in pieces])
         y = y if D is None else y + D.to(wide) * x
         return (y if z is None else y * F.silu(z.to(wide))).to(dtype), last
-
-
-def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x), exact in relative terms also where it is tiny."""
-    return F.softplus(x, threshold=LINEAR_FROM)
 
 
 def _scan(

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from ssmlib.selective_scan.checks import check_inputs, working_dtype
+from ssmlib.recurrence import wants_grad, working_dtype
+from ssmlib.selective_scan.checks import check_inputs
 from ssmlib.selective_scan.function import BACKENDS, choose
-from ssmlib.selective_scan.operator import step_by, step_by_, wants_grad
+from ssmlib.selective_scan.operator import step_by, step_by_
 from ssmlib.shapes import check
 
 

@@ -26,9 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssmlib.selective_scan.checks import working_dtype
+from ssmlib.recurrence import Piece, softplus, working_dtype
 from ssmlib.selective_scan.layout import (
-    Piece,
     Views,
     cut,
     most_pieces,
@@ -36,7 +35,6 @@ from ssmlib.selective_scan.layout import (
     tiles_of,
     views_of,
 )
-from ssmlib.selective_scan.reference import softplus
 
 
 def forward(
