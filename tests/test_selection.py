@@ -253,20 +253,20 @@ def test_a_fit_that_diverges_says_so():
 
 
 def test_the_tiny_suite_writes_a_record_and_continues(tmp_path, capsys):
-    command = ["--out", str(tmp_path), "--quick", "--device", "cpu"]
+    command = ["--out", str(tmp_path), "--size", "tiny", "--device", "cpu"]
     assert main([*command, "--seconds", "0"]) == 3
     assert "continues" in capsys.readouterr().out
     assert main([*command, "--only", "induction"]) == 0
-    assert not (tmp_path / "selection.json").exists()
-    done = (tmp_path / "selection_quick.jsonl").read_text()
+    assert not (tmp_path / "selection_tiny.json").exists()
+    done = (tmp_path / "selection_tiny.jsonl").read_text()
     assert len(done.splitlines()) == 1 + 5 * 3
     assert main(command) == 0
-    assert (tmp_path / "selection_quick.jsonl").read_text().startswith(done)
-    rows = store.load_record("selection", tmp_path).rows
+    assert (tmp_path / "selection_tiny.jsonl").read_text().startswith(done)
+    rows = store.load_record("selection_tiny", tmp_path).rows
     assert {row["experiment"] for row in rows} == set(selection.EXPERIMENTS)
     assert {row["status"] for row in rows} == {"ok"}
     assert "long_conv" in selection.summary(rows)
-    lines = (tmp_path / "selection_quick.jsonl").read_text().splitlines()
+    lines = (tmp_path / "selection_tiny.jsonl").read_text().splitlines()
     assert len({json.dumps(json.loads(line), sort_keys=True) for line in lines}) == len(lines)
 
 
@@ -281,6 +281,8 @@ def test_unknown_names_are_refused():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_the_tiny_suite_is_captured_on_a_gpu(tmp_path):
-    assert main(["--out", str(tmp_path), "--quick", "--device", "cuda", "--together", "3"]) == 0
-    rows = store.load_record("selection", tmp_path).rows
+    assert (
+        main(["--out", str(tmp_path), "--size", "tiny", "--device", "cuda", "--together", "3"]) == 0
+    )
+    rows = store.load_record("selection_tiny", tmp_path).rows
     assert {row["status"] for row in rows} == {"ok"}
