@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ssmlib.bench.language import run, step_rows, summary
+from ssmlib.bench.language import run, step, step_rows, summary
 from ssmlib.bench.language.learn import FULL, models
 from ssmlib.bench.language.step import Fused, Kernels, Size, build
 from ssmlib.bench.store import load_record, record
@@ -65,3 +65,12 @@ def test_a_peers_layer_is_the_same_layer(layer, seeded):
         grads.append(model.backbone.layers[0].mixer.in_proj.weight.grad)
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
     assert (grads[0] - grads[1]).norm() / grads[0].norm() < 5e-2
+
+
+def test_a_provider_that_cannot_run_says_so(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no kernel image\nmore")
+
+    monkeypatch.setattr(step, "_measure", fail)
+    (row,) = step_rows(CPU, quick=True)
+    assert row["status"] == "unavailable: no kernel image"
