@@ -178,9 +178,9 @@ tile = sizes | dict(X=96, T=8, WIDTH=32, CHUNK=64)
 absent = dict.fromkeys(("start_ptr", "cu_ptr", "sum_ptr"))
 kernels = [
     (scan_kernel, tile | absent),
-    (scan_kernel, tile | dict.fromkeys(("y_ptr", "c_ptr", "z_ptr", "d_ptr", "saved_ptr"))),
-    (gradient_kernel, tile | dict(PRECISION="tf32", cu_ptr=None)),
-    (gradient_kernel, tile | dict(PRECISION="tf32x3")),
+    (scan_kernel, tile | dict.fromkeys(("y_ptr", "z_ptr", "d_ptr", "saved_ptr"))),
+    (gradient_kernel, tile | dict(PRECISION="tf32", cu_ptr=None, T=16)),
+    (gradient_kernel, tile | dict(PRECISION="tf32x3", T=16)),
     (ends_kernel, sizes | dict(T=8, WIDTH=32)),
     (carry_kernel, dict(D=96, WIDTH=128, REVERSE=True)),
     (gather_kernel, dict(G=1, N=16, N_PAD=16, PACKED=False, SIZE=512)),

@@ -7,7 +7,16 @@ from torch import Tensor
 
 from ssmlib.kernels.selective_scan.forward import carry
 from ssmlib.kernels.selective_scan.layout import BACKWARD, CHUNK, Plan
-from ssmlib.kernels.selective_scan.parts import LN2, row, sequence, sigmoid, slot, softplus
+from ssmlib.kernels.selective_scan.parts import (
+    LN2,
+    apart,
+    row,
+    rows_of,
+    sequence,
+    sigmoid,
+    slot,
+    softplus,
+)
 
 
 @triton.jit(do_not_specialize=["per_group"])
@@ -15,7 +24,7 @@ def ends_kernel(
     dy_ptr,
     dt_ptr,
     a_ptr,
-    c_ptr,
+    bc_ptr,
     z_ptr,
     bias_ptr,
     end_ptr,
@@ -56,11 +65,16 @@ def ends_kernel(
     total = tl.zeros((1, WIDTH), tl.float32)
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + k, mask=inside, other=0.0).to(tl.float32)[None, :]
-    c_ptr += ((line // segments).to(tl.int64) * pitch * G + group) * N_PAD
+    bc_ptr += ((line // segments).to(tl.int64) * pitch * G + group) * (2 * N_PAD)
     rows = tl.arange(0, T)[:, None]
     tiles = tl.cdiv(end - begin, T)
+    bc_ptr += tl.cast(begin + (tiles - 1) * T, tl.int64) * (G * 2 * N_PAD)
+    bc_next = rows_of(bc_ptr, end - begin - (tiles - 1) * T, G, N_PAD, T)
     for i in range(tiles):
         step = begin + (tiles - 1 - i) * T
+        bc = bc_next
+        bc_ptr -= T * G * 2 * N_PAD
+        bc_next = rows_of(bc_ptr, step - begin, G, N_PAD, T)
         mask = (step + rows < end) & inside[None, :]
         dt = tl.load(dt_ptr + (now + step) * DT + rows * DT + k[None, :], mask=mask, other=0.0)
         g = tl.load(dy_ptr + (now + step) * D + rows * D + k[None, :], mask=mask, other=0.0)
@@ -76,7 +90,7 @@ def ends_kernel(
         dt = tl.where(mask, dt, 0.0)
         total += tl.sum(dt, 0, keep_dims=True)
         for r in tl.static_range(T - 1, -1, -1):
-            c = tl.load(c_ptr + tl.cast(step + r, tl.int64) * (G * N_PAD) + n)[:, None]
+            _, c = apart(bc[r], N_PAD)
             e = tl.exp2(row(dt, rows == r) * A) * (row(g, rows == r) * c + e)
     tl.store(end_ptr + line.to(tl.int64) * (N * D) + states, e, mask=real)
     total = tl.reshape(total, (WIDTH,))
@@ -98,7 +112,7 @@ def gradient_kernel(
     x_ptr,
     dt_ptr,
     a_ptr,
-    b_ptr,
+    bc_ptr,
     b_by_state_ptr,
     c_by_state_ptr,
     d_ptr,
@@ -181,7 +195,7 @@ def gradient_kernel(
     else:
         share = (block.to(tl.int64) * tl.num_programs(1) + line) * share_rows - begin
         b_first = (line // segments).to(tl.int64) * pitch
-    b_ptr += (b_first * G + group) * N_PAD
+    bc_ptr += (b_first * G + group) * (2 * N_PAD)
     by_state = group.to(tl.int64) * N * pitch
     by_state += first if cu_ptr is not None else b_first * (G * N)
     b_by_state_ptr += by_state
@@ -201,18 +215,25 @@ def gradient_kernel(
         )
         tl.debug_barrier()  # the last chunk's states have been read
         tl.store(h_ptr + states, h, mask=real)
+        step = tl.cast(start, tl.int64)
+        left = (tiles - 1) * T  # not the last tile: nothing comes after it
+        mask = (rows < left) & inside[None, :]
+        x_next = tl.load(x_ptr + step * X + rows * X + k[None, :], mask=mask, other=0.0)
+        dt_next = tl.load(dt_ptr + step * DT + rows * DT + k[None, :], mask=mask, other=0.0)
+        bc_next = rows_of(bc_ptr + step * (G * 2 * N_PAD), left, G, N_PAD, T)
         for j in range(tiles - 1):
-            step = tl.cast(start + j * T, tl.int64)
-            x = tl.load(x_ptr + step * X + rows * X + k[None, :], mask=inside[None, :], other=0.0)
-            dt = tl.load(
-                dt_ptr + step * DT + rows * DT + k[None, :], mask=inside[None, :], other=0.0
-            )
-            dt = dt.to(tl.float32) + bias
+            x, dt, bc = x_next.to(tl.float32), dt_next.to(tl.float32) + bias, bc_next
+            step += T
+            left -= T
+            mask = (rows < left) & inside[None, :]
+            x_next = tl.load(x_ptr + step * X + rows * X + k[None, :], mask=mask, other=0.0)
+            dt_next = tl.load(dt_ptr + step * DT + rows * DT + k[None, :], mask=mask, other=0.0)
+            bc_next = rows_of(bc_ptr + step * (G * 2 * N_PAD), left, G, N_PAD, T)
             if SOFTPLUS:
                 dt = softplus(dt)
-            u = dt * x.to(tl.float32)
+            u = dt * x
             for r in tl.static_range(T):
-                b = tl.load(b_ptr + (step + r) * (G * N_PAD) + n)[:, None]
+                b, _ = apart(bc[r], N_PAD)
                 h = tl.exp2(row(dt, rows == r) * A) * h + row(u, rows == r) * b
             tl.store(h_ptr + (j + 1) * (N * D) + states, h, mask=real)
         tl.debug_barrier()
@@ -371,11 +392,11 @@ def backward(
     plan = Plan.of(x, A, B, cu_seqlens, BACKWARD)
     like = (x, dt, A, B, C, D, z, dt_bias, state)
     dy, x, dt, z = dy.contiguous(), plan.tokens(x), plan.tokens(dt), plan.tokens(z)
-    A2, tokens = plan.decay(A), plan.by_token(B)
+    A2, BC = plan.decay(A), plan.by_token(B, C)
     start = plan.starts(d_last.float().mT, reverse=True)
     if plan.segments > 1:
         end, total = torch.empty_like(start), plan.totals()
-        _ends(plan, dy, dt, A2, plan.by_token(C), z, dt_bias, dt_softplus, end, total)
+        _ends(plan, dy, dt, A2, BC, z, dt_bias, dt_softplus, end, total)
         carry(A2, total, end, start, reverse=True)
     dx, ddt = (torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in (x, dt))
     dz = None if z is None else torch.empty(z.shape, dtype=z.dtype, device=z.device)
@@ -390,7 +411,7 @@ def backward(
     h = torch.empty(room, dtype=torch.float32, device=x.device)
     for part in reversed(range(parts)):
         gradient_kernel[plan.grid](
-            dy, x, dt, A2, tokens, *by_state, D, z, dt_bias, saved, cu_seqlens, h, start, dA, sums,
+            dy, x, dt, A2, BC, *by_state, D, z, dt_bias, saved, cu_seqlens, h, start, dA, sums,
             dx, ddt, dz, shares, plan.t, plan.pitch, plan.per_group, plan.segments, plan.segment,
             part, share_rows, X=x.stride(1), DT=dt.stride(1), Z=0 if z is None else z.stride(1),
             D=plan.d, G=plan.g, N=plan.n, N_PAD=plan.n_pad, T=plan.tile.tokens,
@@ -417,7 +438,7 @@ def _ends(
     dy: Tensor,
     dt: Tensor,
     A2: Tensor,
-    C: Tensor,
+    BC: Tensor,
     z: Tensor | None,
     dt_bias: Tensor | None,
     dt_softplus: bool,
@@ -427,7 +448,7 @@ def _ends(
     width = 32
     blocks = triton.cdiv(plan.per_group, width)
     ends_kernel[(plan.g * blocks, plan.grid[1])](
-        dy, dt, A2, C, z, dt_bias, end, total, plan.t, plan.pitch, plan.per_group, plan.segments,
+        dy, dt, A2, BC, z, dt_bias, end, total, plan.t, plan.pitch, plan.per_group, plan.segments,
         plan.segment, DT=dt.stride(1), Z=0 if z is None else z.stride(1), D=plan.d, G=plan.g,
         N=plan.n, N_PAD=plan.n_pad, T=8, WIDTH=width, SOFTPLUS=dt_softplus, num_warps=plan.warps,
         num_stages=1,

@@ -6,7 +6,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlib.kernels.selective_scan.layout import CHUNK, FORWARD, Plan, saved_shape, states_first
-from ssmlib.kernels.selective_scan.parts import row, sequence, sigmoid, slot, softplus
+from ssmlib.kernels.selective_scan.parts import (
+    apart,
+    row,
+    rows_of,
+    sequence,
+    sigmoid,
+    slot,
+    softplus,
+)
 
 
 @triton.jit(do_not_specialize=["per_group"])
@@ -14,8 +22,7 @@ def scan_kernel(
     x_ptr,
     dt_ptr,
     a_ptr,
-    b_ptr,
-    c_ptr,
+    bc_ptr,
     d_ptr,
     z_ptr,
     bias_ptr,
@@ -77,12 +84,8 @@ def scan_kernel(
     now = first + begin
     x_ptr += now * X
     dt_ptr += now * DT
-    coefficient = (
-        now if cu_ptr is not None else (line // segments).to(tl.int64) * pitch + begin
-    ) * G
-    b_ptr += (coefficient + group) * N_PAD
-    if y_ptr is not None:
-        c_ptr += (coefficient + group) * N_PAD
+    place = now if cu_ptr is not None else (line // segments).to(tl.int64) * pitch + begin
+    bc_ptr += (place * G + group) * (2 * N_PAD)
     x_at, dt_at = rows * X + k[None, :], rows * DT + k[None, :]
     if y_ptr is not None:
         y_ptr += now * D
@@ -95,6 +98,7 @@ def scan_kernel(
     dt_next = tl.load(dt_ptr + dt_at, mask=mask, other=0.0).to(tl.float32)
     if z_ptr is not None:
         z_next = tl.load(z_ptr + z_at, mask=mask, other=0.0).to(tl.float32)
+    bc_next = rows_of(bc_ptr, end - begin, G, N_PAD, T)
     for step in range(begin, end, T):
         x, dt = x_next, dt_next
         left = end - step
@@ -119,19 +123,17 @@ def scan_kernel(
         u = dt * x
         if sum_ptr is not None:
             total += tl.sum(dt, 0, keep_dims=True)
+        bc = bc_next
+        bc_ptr += T * G * 2 * N_PAD
+        bc_next = rows_of(bc_ptr, left - T, G, N_PAD, T)
         y = tl.zeros((T, WIDTH), tl.float32)
         for r in tl.static_range(T):
             at = rows == r
-            b = tl.load(b_ptr + r * (G * N_PAD) + n)[:, None]
-            if cu_ptr is not None:  # these may be another sequence's, and NaN times u = 0 is NaN
-                b = tl.where(r < left, b, 0.0)
+            b, c = apart(bc[r], N_PAD)
             h = tl.exp2(row(dt, at) * A) * h + row(u, at) * b
             if y_ptr is not None:
-                c = tl.load(c_ptr + r * (G * N_PAD) + n)[:, None]
                 y = tl.where(at, tl.sum(h * c, 0, keep_dims=True), y)
-        b_ptr += T * G * N_PAD
         if y_ptr is not None:
-            c_ptr += T * G * N_PAD
             if d_ptr is not None:
                 y += skip * x
             if z_ptr is not None:
@@ -204,18 +206,16 @@ def forward(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     size = saved_shape(x, A, B, cu_seqlens) if needs_grad else (0,)
     saved = torch.empty(size, dtype=torch.float32, device=x.device)
-    A2, B, C = plan.decay(A), plan.by_token(B), plan.by_token(C)
+    A2, BC = plan.decay(A), plan.by_token(B, C)
     start = None if state is None else states_first(state)
     if plan.segments > 1:
         start = plan.starts(start, reverse=False)
         end, total = torch.empty_like(start), plan.totals()
-        launch(
-            plan, x, dt, A2, B, None, None, None, dt_bias, dt_softplus, None, None, None, end, total
-        )
+        launch(plan, x, dt, A2, BC, None, None, dt_bias, dt_softplus, None, None, None, end, total)
         carry(A2, total, end, start, reverse=False)
     last = plan.states()
     kept = saved if needs_grad else None
-    launch(plan, x, dt, A2, B, C, D, z, dt_bias, dt_softplus, start, y, kept, last, None)
+    launch(plan, x, dt, A2, BC, D, z, dt_bias, dt_softplus, start, y, kept, last, None)
     return y, last[:, -1].mT.contiguous(), saved
 
 
@@ -224,8 +224,7 @@ def launch(
     x: Tensor,
     dt: Tensor,
     A2: Tensor,
-    B: Tensor,
-    C: Tensor,
+    BC: Tensor,
     D: Tensor | None,
     z: Tensor | None,
     dt_bias: Tensor | None,
@@ -240,8 +239,7 @@ def launch(
         x,
         dt,
         A2,
-        B,
-        C,
+        BC,
         D,
         z,
         dt_bias,

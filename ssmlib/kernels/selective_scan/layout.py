@@ -20,7 +20,7 @@ class Tile(NamedTuple):
 
 
 FORWARD = Tile(tokens=8, width=32, enough=3.0)
-BACKWARD = Tile(tokens=8, width=32, enough=3.0)
+BACKWARD = Tile(tokens=16, width=32, enough=3.0)
 
 
 class Plan(NamedTuple):
@@ -81,7 +81,7 @@ class Plan(NamedTuple):
 
     @property
     def pitch(self) -> int:
-        """Tokens from one sequence of B or C to the next: whole tiles, so that none reads past."""
+        """Tokens from one sequence of B and C to the next: whole tiles, so that none reads past."""
         return triton.cdiv(self.t, 16) * 16
 
     def parts(self, itemsize: int) -> tuple[int, int]:
@@ -109,11 +109,11 @@ class Plan(NamedTuple):
         """A log2(e) as (n d), so that a decay is one power of two."""
         return (A.float() * 1.4426950408889634).mT.contiguous()
 
-    def by_token(self, M: Tensor) -> Tensor:
-        """B or C in float32 as (b pitch g n_pad), zeros at the end of each sequence."""
-        b, t, g, n = M.shape
-        out = torch.zeros(b, self.pitch, g, self.n_pad, device=M.device)
-        out[:, :t, :, :n] = M
+    def by_token(self, B: Tensor, C: Tensor) -> Tensor:
+        """B and C side by side in float32, (b pitch g 2 n_pad)."""
+        b, t, g, n = B.shape
+        out = torch.zeros(b, self.pitch, g, 2, self.n_pad, device=B.device)
+        out[:, :t, :, 0, :n], out[:, :t, :, 1, :n] = B, C
         return out
 
     def by_state(self, M: Tensor) -> Tensor:

@@ -38,7 +38,28 @@ def softplus(u):
 
 @triton.jit
 def sigmoid(u):
-    return 1.0 / (1.0 + tl.exp2(-u * LOG2E))
+    root = tl.rsqrt(1.0 + tl.exp2(-u * LOG2E))  # a quotient would first be scaled
+    return root * root
+
+
+@triton.jit
+def rows_of(ptr, left, G: tl.constexpr, N_PAD: tl.constexpr, T: tl.constexpr):
+    """T rows of B and C side by side, (2 n,) each, zero from row `left` on.
+
+    A row is one register of each lane, and so can be asked for a turn ahead. Where it is used, it
+    is handed to all lanes through shared memory.
+    """
+    both, rows = tl.arange(0, 2 * N_PAD), ()
+    for r in tl.static_range(T):
+        rows = rows + (tl.load(ptr + r * (G * 2 * N_PAD) + both, mask=r < left, other=0.0),)
+    return rows
+
+
+@triton.jit
+def apart(both, N_PAD: tl.constexpr):
+    """B and C, (n, 1) each, of such a row."""
+    b, c = tl.split(tl.permute(tl.reshape(both, (2, N_PAD)), (1, 0)))
+    return b[:, None], c[:, None]
 
 
 @triton.jit
