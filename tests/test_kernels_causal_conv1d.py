@@ -33,6 +33,7 @@ def inputs(seeded, b, t, d, w, activation, bias=True, sequences=None, dtype=torc
         (3, 5, 4, "silu", False),
         (4, 3, 16, "silu", True),
         (19, 3, 3, None, True),
+        (300, 2, 2, None, True),
         (40, 70, 4, "silu", True),
     ],
 )
@@ -109,8 +110,8 @@ from ssmlib.kernels import causal_conv1d as conv
 
 pointers = "dy dlast x state y dx dstate last".split()
 given = {name + "_ptr": "*bf16" for name in pointers}
-given |= {"w_ptr": "*fp32", "bias_ptr": "*fp32", "dw_ptr": "*fp32", "cu_ptr": "*i32"}
-given |= dict.fromkeys("g_b g_t x_b x_t t d s chunk".split(), "i32")
+given |= {name + "_ptr": "*fp32" for name in ("w", "bias", "part", "dw", "dbias")}
+given |= dict.fromkeys("g_b g_t x_b x_t t d s chunk parts".split(), "i32") | {"cu_ptr": "*i32"}
 everything = dict(HAS_BIAS=True, SILU=True, HAS_STATE=True, HAS_DLAST=True, WIDE=tl.float32)
 for kernel, W, BLOCK, N, PACKED in (
     (conv.conv_kernel, 4, 128, 8, True),
@@ -118,6 +119,7 @@ for kernel, W, BLOCK, N, PACKED in (
     (conv.conv_backward_kernel, 16, 32, 2, False),
     (conv.ends_kernel, 4, 128, 0, True),
     (conv.ends_backward_kernel, 4, 128, 0, True),
+    (conv.add_kernel, 4, 64, 0, False),
     (conv.step_kernel, 4, 128, 0, False),
 ):
     constants = everything | dict(W=W, N=N, BLOCK=BLOCK, PACKED=PACKED)
@@ -141,16 +143,19 @@ def test_compiles_without_a_gpu(capability):
     )
     assert done.returncode == 0, done.stderr
     shared = [int(line) for line in done.stdout.split()]
-    assert len(shared) == 6
+    assert len(shared) == 7
     assert max(shared) <= 48 * 1024  # bytes that every GPU has
 
 
 @pytest.mark.gpu
 class TestOnAGPU:
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
     @pytest.mark.parametrize("t", [1, 2, 8, 130, 151, 372, 1134, 4096])
-    @pytest.mark.parametrize(("d", "w"), [(64, 2), (64, 3), (64, 4), (1000, 4), (64, 7), (64, 16)])
-    def test_shapes(self, d, w, t, dtype, seeded):
+    @pytest.mark.parametrize(
+        ("d", "w", "dtype"),
+        [(64, w, torch.float32) for w in (2, 3, 4, 16)]
+        + [(64, 4, torch.float16), (64, 4, torch.bfloat16), (1000, 4, torch.bfloat16)],
+    )
+    def test_shapes(self, d, w, dtype, t, seeded):
         args = inputs(seeded, 2, t, d, w, "silu", sequences=2, dtype=dtype)
         tolerance = 2 * TOLERANCE[dtype]
         assert_same(causal_conv1d, args, backend="triton", reference="torch", tolerance=tolerance)

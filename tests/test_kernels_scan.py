@@ -114,11 +114,11 @@ def test_compiles_without_a_gpu(capability):
 
 @pytest.mark.gpu
 class TestOnAGPU:
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize(
         ("b", "t", "d"),
-        [(1, 63, 500), (2, 1024, 500), (2, 1024, 512), (2, 1024, 1000), (4, 2048, 2048)]
-        + [(1, 2**5, 512), (1, 8000, 512), (1, 16323, 512), (1, 2**16, 512), (1, 33753, 512)],
+        [(1, 63, 500), (2, 1024, 500), (2, 1024, 512), (9, 65, 4096), (1, 8000, 512)]
+        + [(1, 16323, 64), (1, 33753, 64), (1, 2**16, 64)],
     )
     def test_shapes(self, b, t, d, dtype, seeded):
         a, x = (v.cuda() for v in (seeded.uniform(b, t, d), seeded.normal(b, t, d)))

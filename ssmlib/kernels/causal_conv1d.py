@@ -261,6 +261,25 @@ def conv_backward_kernel(
     tl.store(out + W * d, dbias, mask=inside)
 
 
+@triton.jit(do_not_specialize=("parts",))
+def add_kernel(part_ptr, dw_ptr, dbias_ptr, parts, d, W: tl.constexpr, BLOCK: tl.constexpr):
+    """One program: the sum of all parts for BLOCK channels of one tap, or, after the last, of the
+    bias. Rows of parts are added side by side, then up: always in the same order."""
+    ROWS: tl.constexpr = 32
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tap, inside = tl.program_id(1), channel < d
+    total = tl.zeros((ROWS, BLOCK), part_ptr.dtype.element_ty)
+    for first in range(0, parts, ROWS):
+        part = first + tl.arange(0, ROWS)
+        at = (part.to(tl.int64) * (W + 1) + tap)[:, None] * d + channel[None, :]
+        total += tl.load(part_ptr + at, mask=(part < parts)[:, None] & inside[None, :], other=0.0)
+    sums = tl.sum(total, 0)
+    if tap < W:
+        tl.store(dw_ptr + channel * W + tap, sums.to(dw_ptr.dtype.element_ty), mask=inside)
+    else:
+        tl.store(dbias_ptr + channel, sums.to(dbias_ptr.dtype.element_ty), mask=inside)
+
+
 @triton.jit(do_not_specialize=LENGTHS[:1])
 def ends_kernel(
     x_ptr,
@@ -459,6 +478,8 @@ def backward(
     pieces, sizes = triton.cdiv(t, chunk) * b, (*dy.stride()[:2], *x.stride()[:2], t, d)
     wide = torch.float64 if given["WIDE"] == tl.float64 else torch.float32
     parts = x.new_empty(pieces, w + 1, d, dtype=wide)
+    dweight = weight.new_empty(d, w)
+    dbias = weight.new_empty(d, dtype=weight.dtype if bias is None else bias.dtype)
     conv_backward_kernel[(blocks * pieces,)](
         dy, x, *inputs, dx, parts, *sizes, s, chunk, **given, **shape
     )
@@ -476,9 +497,8 @@ def backward(
             BLOCK=shape["BLOCK"],
             num_warps=1,
         )
-    dw = parts.sum(0)
-    dbias = dw[w].to(weight.dtype if bias is None else bias.dtype, copy=True)
-    return dx, dw[:w].t().to(weight.dtype, memory_format=torch.contiguous_format), dbias, dstate
+    add_kernel[(triton.cdiv(d, 64), w + 1)](parts, dweight, dbias, pieces, d, W=w, BLOCK=64)
+    return dx, dweight, dbias, dstate
 
 
 def step_(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, state: Tensor) -> Tensor:
