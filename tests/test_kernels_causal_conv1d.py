@@ -33,7 +33,7 @@ def inputs(seeded, b, t, d, w, activation, bias=True, sequences=None, dtype=torc
         (3, 5, 4, "silu", False),
         (4, 3, 16, "silu", True),
         (19, 3, 3, None, True),
-        (300, 2, 2, None, True),
+        (140, 2, 2, None, True),
         (40, 70, 4, "silu", True),
     ],
 )
