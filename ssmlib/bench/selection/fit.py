@@ -108,7 +108,7 @@ def train_together(models: Sequence[nn.Module], cells: Sequence[Cell]) -> list[f
             cells, optimizers, steps, streams, totals, strict=True
         ):
             if stream is not None:
-                stream.wait_stream(torch.cuda.default_stream())
+                stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 set_lr(optimizer, cell.config.scale(k))
                 value = step(*batches[cell.seed])
