@@ -49,6 +49,8 @@ def ends_kernel(
     One program: WIDTH channels, one segment of one sequence of a batch, T tokens a turn.
     """
     block, line = tl.program_id(0), tl.program_id(1)
+    if line % segments == 0:
+        return  # nothing comes before the first segment
     blocks = tl.cdiv(per_group, WIDTH)
     channel = (block % blocks) * WIDTH + tl.arange(0, WIDTH)
     inside = channel < per_group

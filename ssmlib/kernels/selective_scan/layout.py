@@ -12,15 +12,20 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Tile(NamedTuple):
-    """What a program holds at once, and from how many programs on a sequence stays whole."""
+    """What a program holds at once, and from how many programs on a sequence stays whole.
+
+    A multiprocessor has four schedulers, and two programs on each fill it. The forward pass makes
+    do with one; the backward pass, whose second run costs little beside the first, does not.
+    """
 
     tokens: int
     width: int
     enough: float  # programs per multiprocessor
 
 
-FORWARD = Tile(tokens=8, width=32, enough=3.0)
-BACKWARD = Tile(tokens=16, width=32, enough=3.0)
+FORWARD = Tile(tokens=8, width=32, enough=3.5)
+BACKWARD = Tile(tokens=16, width=32, enough=7.5)
+FULL = 8  # programs per multiprocessor
 
 
 class Plan(NamedTuple):
@@ -52,7 +57,7 @@ class Plan(NamedTuple):
         segments = 1
         if cu_seqlens is None:
             programs = b * g * triton.cdiv(d // g, tile.width)
-            segments = _cut(t, programs, tile.enough * processors(x.device))
+            segments = _cut(t, programs / processors(x.device), tile)
         segment = triton.cdiv(triton.cdiv(t, segments), CHUNK) * CHUNK
         segments = triton.cdiv(t, segment)
         s = b if cu_seqlens is None else len(cu_seqlens) - 1
@@ -87,13 +92,13 @@ class Plan(NamedTuple):
     def parts(self, itemsize: int) -> tuple[int, int]:
         """Launches of the backward pass over a segment, and the rows of shares that each fills.
 
-        The shares of dB and dC, (blocks t 2 n) in float32, are as large as x; a few launches that
-        use the same room keep them at a quarter of it.
+        The shares of dB and dC, (blocks t 2 n) in float32, are twice as large as a narrow x with
+        n = 16; a few launches that use the same room keep them at a sixth of it.
         """
         if self.cu_seqlens is not None:
             return 1, self.t
         bytes_of_shares, bytes_of_x = self.grid[0] * 8 * self.n_pad, self.d * itemsize
-        wanted = triton.cdiv(4 * bytes_of_shares, bytes_of_x)
+        wanted = triton.cdiv(6 * bytes_of_shares, bytes_of_x)
         chunks = self.segment // CHUNK
         rows = triton.cdiv(chunks, min(wanted, chunks)) * CHUNK
         return triton.cdiv(self.segment, rows), rows
@@ -151,11 +156,11 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _cut(t: int, programs: int, enough: float) -> int:
-    """Segments of one sequence: none but itself where there are programs enough."""
-    if 2 * programs > enough or t < 8 * CHUNK:
+def _cut(t: int, programs: float, tile: Tile) -> int:
+    """Segments of one sequence, none shorter than four chunks; programs per multiprocessor."""
+    if programs >= tile.enough or t < 8 * CHUNK:
         return 1
-    return min(triton.cdiv(t, 4 * CHUNK), triton.cdiv(int(2 * enough), programs))
+    return min(triton.cdiv(t, 4 * CHUNK), max(2, round(FULL / programs)))
 
 
 def saved_shape(x: Tensor, A: Tensor, B: Tensor, cu_seqlens: Tensor | None) -> tuple[int, int, int]:
