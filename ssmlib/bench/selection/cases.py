@@ -73,7 +73,7 @@ SIZES = {
             vocab=16,
             items=16,
             batch=16,
-            steps=8000,
+            steps=12000,
             lrs=(1e-3, 3e-4, 3e-3),
             seeds=3,
             solved=0.97,
@@ -192,6 +192,7 @@ def cases_of(experiment: str, size: Size) -> Iterator[Case]:
 
 
 def _copying(size: Size) -> Iterator[Case]:
+    mamba = MambaConfig(size.m, dt_max=size.dt_max)
     systems: dict[str, SystemConfig] = {
         "s6": S6System(size.m, dt_max=size.dt_max),
         "s4d": S4DSystem(size.n, dt_max=size.dt_max),
@@ -200,12 +201,9 @@ def _copying(size: Size) -> Iterator[Case]:
     for (layer, system), wrapper in product(systems.items(), ("mamba", "plain", "h3")):
         glyph: MixerConfig = WrapperConfig(system, wrapper)
         if (layer, wrapper) == ("s6", "mamba"):
-            glyph = MambaConfig(
-                size.m, dt_max=size.dt_max
-            )  # the same layer, `tests/test_selection.py` holds
+            glyph = mamba  # the same layer, as tests/test_selection.py asserts
         yield _case("selective_copying", "grid", layer, wrapper, glyph, size)
-    variants = pieces(MambaConfig(size.m, dt_max=size.dt_max))
-    for variant, glyph in list(variants.items())[: size.pieces]:
+    for variant, glyph in list(pieces(mamba).items())[: size.pieces]:
         yield _case("selective_copying", "pieces", "s6", variant, glyph, size)
 
 
