@@ -274,7 +274,7 @@ def gradient_kernel(
                 b, c, a_log = b_next[:, None], c_next[:, None], a_next
                 state, e, da = h_next, e_next, da_next
                 ahead = tl.minimum(m + 1, N - 1)  # its loads are on their way meanwhile
-                at = ahead * pitch + step + of_b
+                at = tl.cast(ahead, tl.int64) * pitch + step + of_b
                 b_next = coefficients(b_by_state_ptr, at, here, cu_ptr, T)
                 c_next = coefficients(c_by_state_ptr, at, here, cu_ptr, T)
                 a_next = tl.load(a_ptr + ahead * D + k, mask=inside, other=0.0)[None, :]
@@ -352,7 +352,8 @@ def gather_kernel(
     """dB and dC: the shares (blocks rows 2 n) of all blocks of a group, added in their order."""
     group = tl.program_id(1)
     i = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
-    inside = i < rows * (2 * N_PAD)
+    size = tl.cast(rows, tl.int64) * (2 * N_PAD)
+    inside = i < size
     at, n = i // (2 * N_PAD), i % N_PAD
     if not PACKED:
         line, local = at // share_rows, at % share_rows + part * share_rows
@@ -360,11 +361,11 @@ def gather_kernel(
         inside &= (local < segment) & (step < t)
         at = (line // segments) * t + step
     inside &= n < N
-    shares_ptr += group.to(tl.int64) * blocks * rows * (2 * N_PAD)
+    shares_ptr += group * blocks * size
     total = tl.zeros((SIZE,), tl.float32)
     for _ in range(blocks):
         total += tl.load(shares_ptr + i, mask=inside, other=0.0)
-        shares_ptr += rows * (2 * N_PAD)
+        shares_ptr += size
     is_c = (i // N_PAD) % 2 == 1
     out = (at * G + group) * N + n
     tl.store(db_ptr + out, total.to(db_ptr.dtype.element_ty), mask=inside & (is_c == 0))
