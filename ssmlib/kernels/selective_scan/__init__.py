@@ -5,11 +5,11 @@ y_t = (C_t h_t + D x_t)\, \mathrm{silu}(z_t)$$
 
 There are b t d n exponentials and only b t d numbers to read, so that the special-function unit
 binds before memory does, and instructions bind soon after it. Hence the layout: one warp takes 32
-channels, one to a lane, and walks through time. A channel's n states are registers of its lane. B_t
-and C_t are the same for all lanes, and are loaded in float32, so that nobody converts them twice.
+channels, one to a lane, and walks through time. A channel's n states are registers of its lane.
 softplus, silu and their loads, which need no state, are done for a tile of T tokens at once: as
-many independent chains as there are tokens in the tile, whose latencies overlap. A row of a tile is
-T registers apart from no other, so that `parts.row` costs nothing.
+many independent chains as there are tokens, whose latencies overlap. The rows of a tile lie in the
+registers of one lane, so that taking one of them, `parts.row`, is no instruction. B_t and C_t are
+the same for all lanes; a row of both is asked for a tile ahead, one register of each lane.
 
 The backward pass turns the loops inside out: in a tile, one state index after the other, and per
 index a scan of T tokens forward for h and one backward for its gradient, both within a lane. That
