@@ -8,6 +8,7 @@ This file imports nothing; import the module whose chapter you have read.
     03 HiPPO                 ssmlib.hippo
     04 S4                    ssmlib.convolution, ssmlib.s4, ssmlib.mixers.s4, ssmlib.mixers.h3
     05 selection             ssmlib.selective_scan, ssmlib.mixers.mamba, ssmlib.recall
+    06 parallel scans        ssmlib.scan, ssmlib.kernels.scan, ssmlib.kernels.ladder
     models                   ssmlib.model, ssmlib.layers, ssmlib.mixers.attention, ssmlib.generate
     training                 ssmlib.train, ssmlib.tasks
     every chapter            ssmlib.shapes, ssmlib.backends, ssmlib.example
