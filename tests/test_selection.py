@@ -208,12 +208,13 @@ def test_the_best_of_a_case_is_the_mean_of_its_seeds_at_the_rate_gone_on_with():
 
 
 def test_what_the_paper_reports_stands_beside_its_length():
-    assert published_share("selective_copying", "s6", "mamba", 4096) == 0.998
-    assert published_share("selective_copying", "s6", "mamba", 512) is None
-    assert published_share("selective_copying", "s6", "no conv", 4096) is None
-    assert published_share("induction", "attention", "rotary", 2**10) == 0.313
-    assert published_share("induction", "attention", "rotary", 2**15) is None
-    assert published_share("induction", "mamba", "", 2**20) == 1.0
+    assert published_share("selective_copying", "s6", "mamba", 512, 4096) == 0.998
+    assert published_share("selective_copying", "s6", "mamba", 512, 512) is None
+    assert published_share("selective_copying", "s6", "no conv", 512, 4096) is None
+    assert published_share("induction", "attention", "rotary", 256, 2**10) == 0.313
+    assert published_share("induction", "attention", "rotary", 32, 2**10) is None
+    assert published_share("induction", "attention", "rotary", 256, 2**15) is None
+    assert published_share("induction", "mamba", "", 256, 2**20) == 1.0
     for experiment, table in (("selective_copying", COPYING), ("induction", INDUCTION)):
         made = cases_of(experiment, SIZES[experiment]["full"])
         names = {(case.layer, case.variant) for case in made if case.part == "grid"}

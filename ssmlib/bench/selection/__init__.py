@@ -151,11 +151,11 @@ def best(rows: Iterable[Row]) -> list[Row]:
         kept = [row for row in runs if row["lr"] == lr]
         for length in sorted({row["length"] for row in kept}):
             each = [row["accuracy"] for row in kept if row["length"] == length]
+            told = published_share(names[0], *names[2:], runs[0]["train_length"], length)
             chosen.append(
                 dict(zip(NAMES, names, strict=True))
                 | {"lr": lr, "lrs": len(first), "seeds": len(each), "length": length}
-                | {"accuracy": mean(each), "worst": min(each)}
-                | {"published": published_share(names[0], names[2], names[3], length)}
+                | {"accuracy": mean(each), "worst": min(each), "published": told}
             )
     return chosen
 

@@ -6,6 +6,7 @@ as many with rotary attention); from 2^15 on attention ran out of memory there.
 """
 
 COPIED_AT = 4096
+INDUCED_FROM = 256
 COPYING = {
     ("s4d", "plain"): 0.183,
     ("s6", "plain"): 0.970,
@@ -23,11 +24,14 @@ INDUCTION = {
 }
 
 
-def published_share(experiment: str, layer: str, variant: str, length: int) -> float | None:
-    """The published accuracy of a layer, None where there is none.
+def published_share(
+    experiment: str, layer: str, variant: str, trained: int, length: int
+) -> float | None:
+    """The published accuracy of a layer trained at one length and tested at another, or None.
 
-    Of selective copying there is one length, 4,096, which stands beside ours of that length.
+    Of selective copying there is one, at 4,096 tokens, which stands beside ours of that length
+    wherever that was trained.
     """
     if experiment == "induction":
-        return INDUCTION.get((layer, variant), {}).get(length)
+        return INDUCTION.get((layer, variant), {}).get(length) if trained == INDUCED_FROM else None
     return COPYING.get((layer, variant)) if length == COPIED_AT else None
