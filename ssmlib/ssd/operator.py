@@ -1,0 +1,136 @@
+"""The fast forms as custom operators, which `torch.compile` passes over whole and autograd knows.
+
+A form is a module with `forward`, `backward` and `saved_shape`, as `ssmlib.ssd.chunks` has them;
+FORMS names it, and it is imported when it runs. Differentiable once: the backward operator has no
+gradient of its own.
+"""
+
+import importlib
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ssmlib.recurrence import wants_grad, working_dtype
+
+FORMS = {"torch": "ssmlib.ssd.chunks"}
+
+
+def ssd_by(
+    form: str,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    chunk_size: int | None,
+) -> tuple[Tensor, Tensor]:
+    """y and the last h by a form of FORMS; arguments as the forms take them."""
+    needs_grad = wants_grad(x, dt, A, B, C, D, z, dt_bias, state)
+    y, last, _ = _forward(
+        x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, cu_seqlens, chunk_size, form, needs_grad
+    )
+    return y, last
+
+
+def module_of(form: str) -> ModuleType:
+    return importlib.import_module(FORMS[form])
+
+
+@torch.library.custom_op("ssmlib::ssd", mutates_args=())
+def _forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    chunk_size: int | None,
+    form: str,
+    needs_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y (b t h p), the last h (b h p n) or (s h p n), and what this form's backward pass wants."""
+    return module_of(form).forward(
+        x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, cu_seqlens, chunk_size, needs_grad
+    )
+
+
+@_forward.register_fake
+def _(*inputs: Tensor | bool | int | str | None) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, _, state, cu_seqlens, chunk_size, form, needs_grad = inputs
+    x, _, _, B, *_ = tensors
+    wide = working_dtype(*tensors, state)
+    s = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    kept = module_of(form).saved_shape(x, B, cu_seqlens, chunk_size) if needs_grad else (0,)
+    sizes = ((x.shape, x.dtype), ((s, *x.shape[2:], B.shape[3]), wide), (kept, wide))
+    return tuple(x.new_empty(size, dtype=dtype) for size, dtype in sizes)
+
+
+@torch.library.custom_op("ssmlib::ssd_backward", mutates_args=())
+def _backward(
+    dy: Tensor,
+    d_last: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    chunk_size: int | None,
+    saved: Tensor,
+    form: str,
+) -> list[Tensor]:
+    """The gradients of x, dt, A, B, C, D, z, dt_bias and state, without those that are None."""
+    tensors = (x, dt, A, B, C, D, z, dt_bias)
+    grads = module_of(form).backward(
+        dy, d_last, *tensors, dt_softplus, state, cu_seqlens, chunk_size, saved
+    )
+    return [grad for grad in grads if grad is not None]
+
+
+@_backward.register_fake
+def _(dy: Tensor, d_last: Tensor, *inputs: Tensor | bool | int | str | None) -> list[Tensor]:
+    *tensors, _, state, _, _, _, _ = inputs
+    return [v.new_empty(v.shape) for v in (*tensors, state) if v is not None]
+
+
+def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, dt_softplus, state, cu_seqlens, chunk_size, form, _ = inputs
+    y, last, saved = output
+    ctx.save_for_backward(*tensors, state, cu_seqlens, saved)
+    ctx.mark_non_differentiable(saved)
+    ctx.set_materialize_grads(False)
+    ctx.options = (dt_softplus, chunk_size, form)
+    ctx.like = (y.shape, last.shape, last.dtype)
+
+
+def _differentiate(ctx, dy: Tensor | None, d_last: Tensor | None, _: None) -> tuple:
+    *tensors, state, cu_seqlens, saved = ctx.saved_tensors
+    (dt_softplus, chunk_size, form), (shape, last_shape, wide) = ctx.options, ctx.like
+    x = tensors[0]
+    dy = x.new_zeros(shape) if dy is None else dy.contiguous()
+    d_last = x.new_zeros(last_shape, dtype=wide) if d_last is None else d_last.contiguous()
+    found = iter(
+        _backward(dy, d_last, *tensors, dt_softplus, state, cu_seqlens, chunk_size, saved, form)
+    )
+    *grads, d_state = (None if v is None else next(found) for v in (*tensors, state))
+    return (*grads, None, d_state, None, None, None, None)
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
