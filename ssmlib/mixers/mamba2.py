@@ -1,0 +1,173 @@
+r"""Mamba-2: heads with one decay each, every input of the recurrence from one projection.
+
+    z, xBC, dt = in_proj(u)
+    x, B, C = silu(conv1d(xBC))               causal, one short filter per channel
+    y = ssd(x, softplus(dt + dt_bias), -exp(A_log), B, C) + D x
+    u = out_proj(norm(y silu(z)))             or norm(y) silu(z)
+
+Parameters are called as in mamba_ssm and transformers. Source: Dao and Gu 2024, section 7.
+Against Mamba: dt, B and C no longer wait for x, A is a number per head, and a norm stands before
+the last matrix.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmlib.convolution import causal_conv1d
+from ssmlib.mixers.mamba import DT_FLOOR, inverse_softplus
+from ssmlib.s4.initial import timescales
+from ssmlib.shapes import check, check_number
+from ssmlib.ssd import ssd
+
+
+@dataclass(frozen=True)
+class Mamba2Config:
+    """What a Mamba-2 layer is made of; as it stands, the one that was published.
+
+    state_size n: numbers of state per channel. head_dim p: channels of a head. expand: channels
+    h p = expand * d_model. groups g: pairs of B and C, each read by h / g heads, and parts of the
+    channels that the norm scales apart. conv_width: taps, 2 to 16. norm_before_gate: the gate
+    multiplies after the norm, not before. bias, conv_bias: of the two projections; of the
+    convolution. wide_skip: D per channel, (h p), not per head. dt_min, dt_max: where dt starts,
+    log-uniformly; at least 1e-4. A_min, A_max: where -A starts, uniformly. norm_eps: of the norm.
+    chunk_size, backend: of `ssd`; backend also of `causal_conv1d`.
+    """
+
+    state_size: int = 128
+    head_dim: int = 64
+    expand: int = 2
+    groups: int = 1
+    conv_width: int = 4
+    norm_before_gate: bool = False
+    bias: bool = False
+    conv_bias: bool = True
+    wide_skip: bool = False
+    dt_min: float = 1e-3
+    dt_max: float = 0.1
+    A_min: float = 1.0
+    A_max: float = 16.0
+    norm_eps: float = 1e-5
+    chunk_size: int | None = None
+    backend: str = "auto"
+
+    def build(self, d_model: int) -> "Mamba2":
+        return Mamba2(d_model, self)
+
+
+class Mamba2State(NamedTuple):
+    """The last w - 1 inputs of the convolution, (b h*p+2*g*n w-1); the heads' h, (b h p n)."""
+
+    conv: Tensor
+    ssm: Tensor
+
+
+class GatedRMSNorm(nn.Module):
+    """norm(y silu(z)), or norm(y) silu(z) with norm_before_gate; each of g groups by itself.
+
+    y, z (..., d). RMSNorm with one weight (d,); half precision is computed in float32.
+    """
+
+    def __init__(self, d: int, groups: int, eps: float, norm_before_gate: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d))
+        self.groups, self.eps, self.norm_before_gate = groups, eps, norm_before_gate
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        check(y=(y, f"... {len(self.weight)}"), z=(z, f"... {len(self.weight)}"))
+        wide, dtype = torch.promote_types(y.dtype, torch.float32), y.dtype
+        y, gate = y.to(wide), F.silu(z.to(wide))
+        y = y if self.norm_before_gate else y * gate
+        parts = y.unflatten(-1, (self.groups, -1))
+        y = F.rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight.to(wide)
+        return (y * gate if self.norm_before_gate else y).to(dtype)
+
+
+class Mamba2(nn.Module):
+    """x (b t d) and what came before, or None, to y (b t d) and the next state.
+
+    Raises ValueError for sizes out of range or that do not divide, and a state of other sizes.
+    `slow` are the parameters that set time scales, see `ssmlib.train.param_groups`.
+    """
+
+    slow = ("A_log", "dt_bias")
+
+    def __init__(self, d: int, config: Mamba2Config):
+        super().__init__()
+        c = config
+        check_number(low=1, whole=True, d_model=d, state_size=c.state_size, head_dim=c.head_dim)
+        check_number(low=1, whole=True, expand=c.expand, groups=c.groups)
+        check_number(low=2, high=16, whole=True, conv_width=c.conv_width)
+        check_number(low=DT_FLOOR, dt_min=c.dt_min)
+        check_number(low=c.dt_min, dt_max=c.dt_max)
+        check_number(low=1e-6, A_min=c.A_min)
+        check_number(low=c.A_min, A_max=c.A_max)
+        e, h = c.expand * d, _heads(c.expand * d, c)
+        mixed = e + 2 * c.groups * c.state_size
+        self.config, self.heads = config, h
+        self.parts = (e, c.groups * c.state_size, c.groups * c.state_size)
+        self.in_proj = nn.Linear(d, e + mixed + h, bias=c.bias)
+        self.conv1d = nn.Conv1d(mixed, mixed, c.conv_width, groups=mixed, bias=c.conv_bias)
+        self.dt_bias = nn.Parameter(inverse_softplus(timescales(h, c.dt_min, c.dt_max)).float())
+        self.A_log = nn.Parameter(torch.empty(h).uniform_(c.A_min, c.A_max).log())
+        self.D = nn.Parameter(torch.ones((h, c.head_dim) if c.wide_skip else h))
+        self.norm = GatedRMSNorm(e, c.groups, c.norm_eps, c.norm_before_gate)
+        self.out_proj = nn.Linear(e, d, bias=c.bias)
+
+    def forward(self, x: Tensor, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
+        self._check(x, state)
+        c, e, mixed = self.config, self.parts[0], sum(self.parts)
+        z, x, dt = self.in_proj(x).split([e, mixed, self.heads], dim=-1)
+        x, conv = causal_conv1d(
+            x,
+            self.conv1d.weight.squeeze(1),  # the module holds weights, and is never called
+            self.conv1d.bias,
+            activation="silu",
+            state=None if state is None else state.conv,
+            backend=c.backend,
+        )
+        x, B, C = x.split(self.parts, dim=-1)
+        y, ssm = ssd(
+            x.unflatten(2, (self.heads, c.head_dim)),
+            dt,
+            -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
+            B.unflatten(2, (c.groups, c.state_size)),
+            C.unflatten(2, (c.groups, c.state_size)),
+            self.D,
+            dt_bias=self.dt_bias,
+            dt_softplus=True,
+            state=None if state is None else state.ssm,
+            chunk_size=c.chunk_size,
+            backend=c.backend,
+        )
+        return self.out_proj(self.norm(y.flatten(2), z)), Mamba2State(conv, ssm)
+
+    def _check(self, x: Tensor, state: Mamba2State | None) -> None:
+        c, mixed = self.config, sum(self.parts)
+        check(x=(x, f"b t {self.in_proj.in_features}"))
+        if state is None:
+            return
+        if not isinstance(state, Mamba2State):
+            raise ValueError(f"state: expected a Mamba2State or None, got {type(state).__name__}")
+        for name, part in state._asdict().items():
+            if part is None:
+                raise ValueError(f"state.{name}: expected a tensor, got None")
+        conv = (state.conv, f"b {mixed} {c.conv_width - 1}")
+        ssm = (state.ssm, f"b {self.heads} {c.head_dim} {c.state_size}")
+        check(x=(x, "b t d"), **{"state.conv": conv, "state.ssm": ssm})
+
+
+def _heads(e: int, config: Mamba2Config) -> int:
+    """How many heads e channels are, or what does not divide what."""
+    h, rest = divmod(e, config.head_dim)
+    if rest:
+        raise ValueError(
+            f"head_dim: expected a divisor of {e} = expand * d_model, got {config.head_dim}"
+        )
+    if h % config.groups:
+        told = f"h={h} heads (from expand * d_model / head_dim)"
+        raise ValueError(f"groups: expected a divisor of {told}, got {config.groups}")
+    return h
