@@ -271,6 +271,28 @@ def test_the_tiny_suite_writes_a_record_and_continues(tmp_path, capsys):
     assert len({json.dumps(json.loads(line), sort_keys=True) for line in lines}) == len(lines)
 
 
+def test_the_record_of_the_small_size_is_whole_and_holds_what_the_log_says():
+    rows = store.load_record("selection_small").rows
+    for experiment in selection.EXPERIMENTS:
+        made = cases_of(experiment, SIZES[experiment]["small"])
+        there = {(r["layer"], r["variant"]) for r in rows if r["experiment"] == experiment}
+        assert there == {(case.layer, case.variant) for case in made}
+    chosen = selection.best(rows)
+    copied = {
+        (row["layer"], row["variant"], row["length"]): row["accuracy"]
+        for row in chosen
+        if row["experiment"] == "selective_copying"
+    }
+    at_64 = {key[:2]: share for key, share in copied.items() if key[2] == 64}
+    at_256 = {key[:2]: share for key, share in copied.items() if key[2] == 256}
+    selective = {key for key in at_64 if key[0] == "s6" and key[1] != "no selection"}
+    fixed = at_64.keys() - selective
+    assert all(at_64[key] > 0.97 and at_256[key] > 0.9 for key in selective)
+    assert sum(at_64[key] > 0.6 for key in fixed) > len(fixed) / 2
+    assert all(at_256[key] < 0.4 for key in fixed)
+    assert max(fixed, key=at_64.get) == ("s4d", "h3")
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"experiment: expected one of selective_copying, .*'mqar"):
         list(selection.rows("mqar"))
