@@ -166,10 +166,10 @@ class TestForms:
         same(draw(5, 40), chunk_size=16)
 
     def test_the_listing_fits_on_a_screen_and_names_four_steps(self):
-        lines = [line for line in inspect.getsource(ssd_chunked).splitlines() if line.strip()]
-        body = lines[next(i for i, line in enumerate(lines) if "check(" in line) :]
-        assert len(body) <= 30
-        steps = [line.split()[1] for line in body if line.strip().startswith("# ")]
+        source = inspect.getsource(ssd_chunked).replace(ssd_chunked.__doc__, "")
+        lines = [line.strip() for line in source.splitlines() if line.strip(' "')]
+        steps = [line.split()[1] for line in lines if line.startswith("# ")]
+        assert len(lines) - len(steps) <= 30
         assert steps == ["1.", "2.", "3.", "4."]
 
     def test_derivatives_by_finite_differences(self):
@@ -481,7 +481,17 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"state: expected s=2 sequences \(from cu_seqlens\)"):
             ssd(**draw(1, 9) | {"cu_seqlens": torch.tensor([0, 4, 9])})
 
-    def test_of_the_listing(self):
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"log_a": torch.zeros(1, 9, 2)}, r"log_a: expected \(b, t, h\) with h=4 \(from x\)"),
+            ({"state": torch.zeros(1, 4, 5, 3)}, r"state: expected \(b, h, p, n\) with p=3"),
+            ({k: torch.zeros(1, 9, 3, 5) for k in "BC"}, "B: expected g groups that divide h=4"),
+            ({"chunk_size": 0}, "chunk_size: expected a whole number >= 1, got 0"),
+        ],
+    )
+    def test_of_the_listing(self, change, message):
         made = draw(1, 9)
-        with pytest.raises(ValueError, match=r"log_a: expected \(b, t, h\) with h=4"):
-            ssd_chunked(made["x"], made["dt"][..., :2], made["B"], made["C"])
+        args = {k: made[k] for k in ("x", "B", "C", "state")} | {"log_a": -made["dt"].exp()}
+        with pytest.raises(ValueError, match=message):
+            ssd_chunked(**args | change)

@@ -38,13 +38,17 @@ def check_inputs(
         cu_seqlens=(cu_seqlens, "..."),
     )
     check_floating(x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, state=state)
-    g, h = B.shape[2], x.shape[2]
-    if h % g:
-        raise ValueError(f"B: expected g groups that divide h={h} (from x), got g={g}")
+    check_groups(B, x)
     check_state(state)
     _check_decay(A)
     if cu_seqlens is not None:
         check_packing(cu_seqlens, x, state)
+
+
+def check_groups(B: Tensor, x: Tensor) -> None:
+    g, h = B.shape[2], x.shape[2]
+    if h % g:
+        raise ValueError(f"B: expected g groups that divide h={h} (from x), got g={g}")
 
 
 def check_chunk_size(chunk_size: int | None) -> None:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssmlib.recurrence import softplus, working_dtype
-from ssmlib.shapes import check
-from ssmlib.ssd.checks import check_inputs
+from ssmlib.shapes import check, check_number
+from ssmlib.ssd.checks import check_groups, check_inputs
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -84,8 +84,9 @@ def ssd_chunked(
     """The quadratic form within chunks, the recurrence between them: y and the last state.
 
     x (b t h p) is multiplied by dt already; log_a (b t h) is dt A. Dao and Gu 2024, section 6.
+    Raises ValueError for shapes that disagree and for a chunk_size that is no whole number >= 1.
     """
-    check(x=(x, "b t h p"), log_a=(log_a, "b t h"), B=(B, "b t g n"), C=(C, "b t g n"))
+    _check_listing(x, log_a, B, C, state, chunk_size)
     t, (b, _, g, n), pad = x.shape[1], B.shape, -x.shape[1] % chunk_size
     x, log_a, B, C = (  # (b c l ...): c chunks of l tokens; the last is filled up with zeros
         F.pad(v, (0, 0) * (v.ndim - 2) + (0, pad)).unflatten(1, (-1, chunk_size))
@@ -145,6 +146,20 @@ def by_form(
         if D is not None:
             y = y + (D if D.ndim == 2 else D[:, None]).to(wide) * x
         return (y if z is None else y * F.silu(z.to(wide))).to(dtype), last
+
+
+def _check_listing(
+    x: Tensor, log_a: Tensor, B: Tensor, C: Tensor, state: Tensor | None, chunk_size: int
+) -> None:
+    check(
+        x=(x, "b t h p"),
+        log_a=(log_a, "b t h"),
+        B=(B, "b t g n"),
+        C=(C, "b t g n"),
+        state=(state, "b h p n"),
+    )
+    check_groups(B, x)
+    check_number(low=1, whole=True, chunk_size=chunk_size)
 
 
 def _recurrent(x: Tensor, log_a: Tensor, B: Tensor, C: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

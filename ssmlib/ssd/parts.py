@@ -1,8 +1,10 @@
 """A chunk of tokens of some batch members, and the matrix products that state space duality is."""
 
+import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssmlib.recurrence import softplus
@@ -71,12 +73,12 @@ class Part:
         x, raw, B, C, z = (None if v is None else v[:, tokens].to(self.wide) for v in self.tokens)
         raw = raw if self.bias is None else raw + self.bias
         dt = softplus(raw) if self.softplus else raw
-        s = (dt.double() * self.A).cumsum(1).transpose(1, 2)  # (m h c)
+        s = (dt.double() * self.A).cumsum(1).mT.contiguous()  # (m h c), and L is laid out like it
         c = s.shape[2]
         future = torch.ones(c, c, dtype=torch.bool, device=s.device).triu(1)
         L = (s.unsqueeze(3) - s.unsqueeze(2)).masked_fill_(future, -torch.inf)
         past, rest = (v.transpose(1, 2).unsqueeze(3) for v in (s, s[:, :, -1:] - s))
-        past, rest, L = (v.to(self.wide).exp_() for v in (past, rest, L))
+        past, rest, L = (exp(v.to(self.wide)) for v in (past, rest, L))
         B, C = B.transpose(1, 2), C.transpose(1, 2)
         total = past[:, -1, :, :, None]
         return Chunk(x, z, x * dt.unsqueeze(3), raw, dt, B, C, L, C @ B.mT, past, rest, total)
@@ -86,6 +88,12 @@ class Part:
         within = mixing(chunk) @ chunk.u.transpose(1, 2)
         y = read_state(chunk.C, h).mul_(chunk.past).add_(within.transpose(1, 2))
         return y if self.D is None else y.addcmul_(self.D, chunk.x)
+
+
+def exp(log_a: Tensor) -> Tensor:
+    """e^log_a, in place, and 0 below the normal numbers, where exp is slow."""
+    floor = math.log(torch.finfo(log_a.dtype).tiny)
+    return F.threshold_(log_a, floor, -torch.inf).exp_()
 
 
 def mixing(chunk: Chunk) -> Tensor:
