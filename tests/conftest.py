@@ -18,6 +18,14 @@ def seeded() -> Seeded:
 
 
 @pytest.fixture(autouse=True)
+def _no_shapes_remembered():
+    """What is compiled for two lengths is compiled for any: no test sees those of another."""
+    yield
+    if "torch._dynamo.eval_frame" in sys.modules:
+        torch.compiler.reset()
+
+
+@pytest.fixture(autouse=True)
 def _poisoned_memory(monkeypatch):
     """torch.empty holds NaN, so that a result read before it was written cannot pass."""
     empty, empty_like = torch.empty, torch.empty_like
