@@ -258,14 +258,18 @@ def test_causal_conv1d_refusals(seeded):
     refused("x: expected a floating point tensor", x.long(), weight)
     refused("weight: expected a floating point tensor", x, weight.long())
     refused("backend: expected one of auto, reference, torch", x, weight, backend="cuda")
-    for bounds in ([0, 3, 3, 5], [0, 4, 2, 5], [0, 3], [0, 6], [1, 5]):
+    for bounds, told in (
+        ([0, 3, 3, 5], "boundaries that increase, got 3 and 3 at 1 and 2"),
+        ([0, 4, 2, 5], "boundaries that increase, got 4 and 2 at 1 and 2"),
+        ([0, 3], "t=5 .from x. last, got 3"),
+        ([0, 6], "t=5 .from x. last, got 6"),
+        ([1, 5], "0 first, got 1"),
+    ):
         cu = torch.tensor(bounds)
-        refused(
-            "cu_seqlens: expected boundaries that increase from 0 to t=5", x, weight, cu_seqlens=cu
-        )
+        refused(f"cu_seqlens: expected {told}", x, weight, cu_seqlens=cu)
     cu = torch.tensor([0, 2, 5])
     refused("cu_seqlens: expected dtype int32 or int64", x, weight, cu_seqlens=cu.float())
-    refused("cu_seqlens: expected at least 2 boundaries", x, weight, cu_seqlens=cu[:1])
+    refused(r"cu_seqlens: expected \(s\+1,\) with s >= 1", x, weight, cu_seqlens=cu[:1])
     refused("x: expected b=1 with cu_seqlens, got b=2", x.expand(2, 5, 3), weight, cu_seqlens=cu)
     refused("state: expected s=2 sequences .*got 1", x, weight, state=state, cu_seqlens=cu)
     with pytest.raises(ValueError, match="state: expected no gradients"):

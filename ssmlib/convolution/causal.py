@@ -8,6 +8,7 @@ from torch import Tensor
 from ssmlib.backends import resolve
 from ssmlib.convolution.operator import conv_by, step_by_
 from ssmlib.convolution.taps import reference
+from ssmlib.recurrence import check_packing
 from ssmlib.shapes import check, check_floating
 
 WIDTHS = range(2, 17)
@@ -126,22 +127,4 @@ def _check(
     if state is not None and state.dtype != x.dtype:
         raise ValueError(f"state: expected dtype {x.dtype} (from x), got dtype {state.dtype}")
     if cu_seqlens is not None:
-        _check_packing(cu_seqlens, x, state)
-
-
-def _check_packing(cu_seqlens: Tensor, x: Tensor, state: Tensor | None) -> None:
-    if cu_seqlens.dtype not in (torch.int32, torch.int64):
-        came = cu_seqlens.dtype
-        raise ValueError(f"cu_seqlens: expected dtype int32 or int64, got dtype {came}")
-    if len(cu_seqlens) < 2:
-        raise ValueError(f"cu_seqlens: expected at least 2 boundaries, got {len(cu_seqlens)}")
-    if x.shape[0] != 1:
-        raise ValueError(f"x: expected b=1 with cu_seqlens, got b={x.shape[0]}")
-    s, t = len(cu_seqlens) - 1, x.shape[1]
-    if state is not None and len(state) != s:
-        raise ValueError(f"state: expected s={s} sequences (from cu_seqlens), got {len(state)}")
-    if cu_seqlens.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    if cu_seqlens[0] != 0 or cu_seqlens[-1] != t or not (cu_seqlens.diff() > 0).all():
-        told = f"boundaries that increase from 0 to t={t} (from x)"
-        raise ValueError(f"cu_seqlens: expected {told}, got {cu_seqlens.tolist()}")
+        check_packing(cu_seqlens, x, state)
