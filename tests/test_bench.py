@@ -312,6 +312,12 @@ def test_bytes_that_are_no_text_are_a_damaged_record(tmp_path):
         bench.load_record("attention", tmp_path)
 
 
+def test_a_commit_that_was_named_is_the_one_that_is_written(monkeypatch):
+    monkeypatch.setenv("SSMLIB_COMMIT", "c0ffee")
+    source = bench.provenance.provenance(COMMAND, "cpu")
+    assert (source["commit"], source["dirty"]) == ("c0ffee", None)
+
+
 def test_every_record_of_the_package_loads():
     for name in bench.records():
         assert bench.load_record(name).line.count("\n") == 0

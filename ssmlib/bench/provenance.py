@@ -33,7 +33,8 @@ def provenance(
 ) -> dict[str, str | bool | None]:
     """Everything in KEYS, for a measurement made now on `device`; None for what does not exist.
 
-    On a machine that has the sources but not their repository, the commit is SSMLIB_COMMIT.
+    SSMLIB_COMMIT, where it is set, names the commit: for a machine that has the sources, and their
+    repository not at all or as it once was.
     """
     device = default_device(device)
     on_gpu = device.type == "cuda"
@@ -91,10 +92,13 @@ def _driver() -> str | None:
 
 def _commit(package: Path) -> tuple[str | None, bool | None]:
     """The commit that holds the package, and whether its files differ from it."""
+    named = os.environ.get("SSMLIB_COMMIT")
+    if named:
+        return named, None
     git = ("git", "-C", str(package))
     # a package installed inside somebody's repository is not of that repository
     if not _ask(*git, "ls-files", "--error-unmatch", "__init__.py"):
-        return os.environ.get("SSMLIB_COMMIT"), None
+        return None, None
     commit = _ask(*git, "rev-parse", "HEAD")
     if not commit:
         return None, None
