@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 import pytest
 import torch
@@ -22,7 +23,9 @@ def _no_shapes_remembered():
     """What is compiled for two lengths is compiled for any: no test sees those of another."""
     yield
     if "torch._dynamo.eval_frame" in sys.modules:
-        torch.compiler.reset()
+        with warnings.catch_warnings():  # torch 2.11 uses its own deprecated names here
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.compiler.reset()
 
 
 @pytest.fixture(autouse=True)
