@@ -1,21 +1,16 @@
-"""Tasks that ask for what a sequence said earlier: tokens (b t) and targets (b t), by seed.
+"""What is picked out of a stream of noise: its items in order, or what followed a trigger.
 
-    selective_copying   repeat the marked-out tokens of a noisy stream, in order
-    induction           say what followed the trigger, the one time it was seen before
-
-A target of -100 asks nothing; loss and accuracy are over the others. `length` is t, everything
-included. Equal arguments give equal bits on one device; a CPU and a GPU draw different numbers.
+selective_copying   repeat the marked-out tokens of a noisy stream, in order
+induction           say what followed the trigger, the one time it was seen before
 """
 
 import torch
-from torch import Tensor
 
+from ssmlib.recall.drawing import Batch, Device, source
 from ssmlib.shapes import check_number
 from ssmlib.train.task import UNSCORED
 
 NOISE = 0
-
-Batch = tuple[Tensor, Tensor]
 
 
 def selective_copying(
@@ -24,7 +19,7 @@ def selective_copying(
     items: int,
     vocab: int,
     seed: int,
-    device: str | torch.device = "cpu",
+    device: Device = "cpu",
 ) -> Batch:
     """Remember `items` tokens that come at random places in noise, and repeat them at the end.
 
@@ -38,7 +33,7 @@ def selective_copying(
     check_number(low=1, whole=True, batch=batch, items=items)
     check_number(low=2 * items, whole=True, length=length)
     check_number(low=3, whole=True, vocab=vocab)
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = source(seed, device)
     order = torch.rand(batch, length - items, generator=generator, device=device)
     places = order.topk(items).indices.sort().values
     drawn = torch.randint(1, vocab - 1, (batch, items), generator=generator, device=device)
@@ -50,9 +45,7 @@ def selective_copying(
     return tokens, targets
 
 
-def induction(
-    batch: int, length: int, vocab: int, seed: int, device: str | torch.device = "cpu"
-) -> Batch:
+def induction(batch: int, length: int, vocab: int, seed: int, device: Device = "cpu") -> Batch:
     """Say at the last token, a trigger, what came after the trigger the first time.
 
     Tokens are drawn from 0 ... vocab - 2, all alike; the trigger, vocab - 1, stands at one place
@@ -65,7 +58,7 @@ def induction(
     check_number(low=1, whole=True, batch=batch)
     check_number(low=3, whole=True, length=length)
     check_number(low=2, whole=True, vocab=vocab)
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = source(seed, device)
     tokens = torch.randint(vocab - 1, (batch, length), generator=generator, device=device)
     place = torch.randint(length - 2, (batch, 1), generator=generator, device=device)
     tokens.scatter_(1, place, vocab - 1)
