@@ -8,9 +8,9 @@ import torch
 from agreement import assert_close
 
 from ssmlib.bench import longrange, store
+from ssmlib.bench.ledger import Ledger, OutOfTime
 from ssmlib.bench.longrange import classify, memory
 from ssmlib.bench.longrange.__main__ import main
-from ssmlib.bench.longrange.ledger import Ledger, OutOfTime
 from ssmlib.discretize import bilinear
 from ssmlib.mixers.s4 import S4Config
 from ssmlib.s4 import initial, kernel_dplr

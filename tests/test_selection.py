@@ -9,7 +9,7 @@ from agreement import assert_close
 from torch import nn
 
 from ssmlib.bench import selection, store
-from ssmlib.bench.longrange.ledger import Ledger
+from ssmlib.bench.ledger import Ledger
 from ssmlib.bench.selection.__main__ import main
 from ssmlib.bench.selection.cases import SIZES, Size, cases_of, pieces
 from ssmlib.bench.selection.fit import (
@@ -205,6 +205,19 @@ def test_the_best_of_a_case_is_the_mean_of_its_seeds_at_the_rate_gone_on_with():
     assert row["accuracy"] == pytest.approx(0.4)
     assert row["worst"] == 0.3
     assert row["layer"] == rows[0]["layer"]
+
+
+def test_the_best_of_rows_that_were_picked_out_is_the_best_of_those():
+    size = replace(TINY, lrs=(1e-2, 1e-3), seeds=2)
+    shares = {(1e-2, 0): 0.3, (1e-3, 0): 0.5, (1e-3, 1): 0.4}
+    rows, _ = swept(size, shares)
+    longer = [row | {"length": 4 * TINY.length, "accuracy": row["accuracy"] / 2} for row in rows]
+    (row,) = selection.best(longer)
+    assert (row["lr"], row["seeds"], row["length"]) == (1e-3, 2, 4 * TINY.length)
+    (row,) = selection.best(row for row in rows + longer if row["seed"] and row["lr"] == 1e-3)[:1]
+    assert (row["seeds"], row["accuracy"]) == (1, 0.4)
+    assert selection.best([]) == []
+    assert selection.summary(longer).count("\n") == 1
 
 
 def test_what_the_paper_reports_stands_beside_its_length():

@@ -2,6 +2,7 @@
 
 timing       the time and memory of a call, and the two rates that bound it
 store        rows on disk with their provenance
+ledger       finished rows on disk, so that a suite continues where it was stopped
 suites       `python -m ssmlib.bench <suite>` writes ssmlib/results/<suite>.json
 attention    causal attention and decoding against length (chapter 01)
 """

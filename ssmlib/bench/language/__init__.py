@@ -11,7 +11,7 @@ import torch
 
 from ssmlib.bench.language.learn import FULL, TINY, learn_rows
 from ssmlib.bench.language.step import step_rows
-from ssmlib.bench.longrange.ledger import Ledger, Row
+from ssmlib.bench.ledger import Ledger, Row
 from ssmlib.bench.provenance import provenance
 from ssmlib.bench.table import number, table, text
 from ssmlib.bench.timing import default_device

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ssmlib.bench.longrange.ledger import Ledger, Row
+from ssmlib.bench.ledger import Ledger, Row
 from ssmlib.bench.selection.wrappers import S4DSystem, WrapperConfig
 from ssmlib.generate import generate
 from ssmlib.layers import MLPConfig

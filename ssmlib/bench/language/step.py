@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ssmlib.bench.longrange.ledger import Row
+from ssmlib.bench.ledger import Row
 from ssmlib.bench.timing import ceilings, measure, peak_memory, release
 from ssmlib.costs import TRAINING, ModelShape, model_cost
 from ssmlib.mixers.mamba import Mamba, MambaConfig, MambaState

@@ -2,7 +2,6 @@
 
     memory     delay and reconstruct: frozen linear systems, their floors and what training reaches
     classify   digits and listops: starts of S4D, and S4D against attention
-    ledger     rows on disk, so that a run continues where it was stopped
 
 The full sizes are for a GPU, and `python -m ssmlib.bench.longrange --out DIR` does them in as many
 calls as it takes. `rows(experiment, "small")` trains for seconds to minutes on one CPU thread.
@@ -14,8 +13,8 @@ from typing import Any
 
 import torch
 
+from ssmlib.bench.ledger import Ledger, OutOfTime, Row
 from ssmlib.bench.longrange import classify, memory
-from ssmlib.bench.longrange.ledger import Ledger, OutOfTime, Row
 from ssmlib.bench.provenance import provenance
 from ssmlib.bench.table import number, table, text
 from ssmlib.bench.timing import default_device

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ssmlib.bench.longrange.ledger import Ledger, Row
+from ssmlib.bench.ledger import Ledger, Row
 from ssmlib.layers import MLPConfig
 from ssmlib.mixers.attention import AttentionConfig
 from ssmlib.mixers.s4 import S4Config, S4DConfig

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ssmlib import discretize, hippo
-from ssmlib.bench.longrange.ledger import Ledger, Row
+from ssmlib.bench.ledger import Ledger, Row
 from ssmlib.s4 import dense, initial
 from ssmlib.tasks.signals import autocovariance, white_noise
 from ssmlib.train import SCHEDULES, seed_of

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ssmlib.bench.longrange.ledger import Ledger, OutOfTime, Row
+from ssmlib.bench.ledger import Ledger, OutOfTime, Row
 from ssmlib.bench.provenance import provenance
 from ssmlib.bench.selection.cases import EXPERIMENTS, SIZES, cases_of
 from ssmlib.bench.selection.published import published_share
@@ -138,20 +138,24 @@ def best(rows: Iterable[Row]) -> list[Row]:
     """A row per case and length: the mean over the seeds at the learning rate that did best.
 
     lrs: how many were tried. seeds: how many were averaged. accuracy, worst: their mean and their
-    least. published: see `published_share`.
+    least. published: see `published_share`. The first seed at the trained length decides; the
+    shortest length that is there, where rows were picked out and that is not among them.
     """
     chosen = []
     ordered = sorted(rows, key=_place)
     for names, group in itertools.groupby(ordered, key=lambda row: [row[key] for key in NAMES]):
         runs = list(group)
-        trained = [row for row in runs if row["length"] == row["train_length"]]
-        tried = Counter(row["lr"] for row in trained)
-        first = {row["lr"]: row["accuracy"] for row in trained if row["seed"] == 0}
+        lengths, trained = {row["length"] for row in runs}, runs[0]["train_length"]
+        decisive = trained if trained in lengths else min(lengths)
+        decide = [row for row in runs if row["length"] == decisive]
+        tried = Counter(row["lr"] for row in decide)
+        seed = min(row["seed"] for row in decide)
+        first = {row["lr"]: row["accuracy"] for row in decide if row["seed"] == seed}
         lr = max(first, key=lambda lr: (first[lr], tried[lr]))  # of equals, the one gone on with
         kept = [row for row in runs if row["lr"] == lr]
         for length in sorted({row["length"] for row in kept}):
             each = [row["accuracy"] for row in kept if row["length"] == length]
-            told = published_share(names[0], *names[2:], runs[0]["train_length"], length)
+            told = published_share(names[0], *names[2:], trained, length)
             chosen.append(
                 dict(zip(NAMES, names, strict=True))
                 | {"lr": lr, "lrs": len(first), "seeds": len(each), "length": length}

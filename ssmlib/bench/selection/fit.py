@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssmlib.bench.longrange.ledger import Row
+from ssmlib.bench.ledger import Row
 from ssmlib.bench.selection.cases import Case, Size
 from ssmlib.train import TrainConfig, seed_of
 from ssmlib.train.step import make_optimizer, make_step, set_lr

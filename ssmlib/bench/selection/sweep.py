@@ -7,7 +7,7 @@ its best rate. A wave is trained `together` cells at a time.
 
 from collections.abc import Callable, Iterator, Sequence
 
-from ssmlib.bench.longrange.ledger import Ledger, Row
+from ssmlib.bench.ledger import Ledger, Row
 from ssmlib.bench.selection.cases import Case, Size
 from ssmlib.bench.selection.fit import Cell, fit
 
