@@ -1,0 +1,5 @@
+r"""State space duality on a GPU: forward, backward, and one token.
+
+$$h_t = e^{\Delta_t A} h_{t-1} + \Delta_t x_t B_t^\top, \qquad
+y_t = (h_t C_t + D x_t)\, \mathrm{silu}(z_t)$$
+"""

@@ -1,0 +1,116 @@
+"""What the kernels of state space duality share: where a sequence lies, and its decays."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ssmlib.kernels.selective_scan.parts import LOG2E, sequence, slot, softplus
+
+TOKENS = 256  # of one program of `decay_kernel`
+HEADS = 16
+
+
+@triton.jit
+def locate(cu_ptr, k, sequences, t, segments, SIZE):
+    """Of slot k: its sequence's number, first row and length, and where in it the slot begins.
+
+    In a batch each sequence has `segments` slots of SIZE tokens. In a pack those of sequence i begin
+    at slot first // SIZE + i, as in `slot`; a slot that begins at or after the length is empty.
+    """
+    if cu_ptr is None:
+        i = k // segments
+        first, length = i.to(tl.int64) * t, t
+        begin = (k % segments) * SIZE
+    else:
+        i, above = k * 0, sequences  # the last sequence whose slots begin at k or before
+        while above - i > 1:
+            middle = (i + above) // 2
+            before = tl.load(cu_ptr + middle).to(tl.int32) // SIZE + middle <= k
+            i, above = tl.where(before, middle, i), tl.where(before, above, middle)
+        first, length = sequence(cu_ptr, i, t)
+        begin = (k - (first // SIZE).to(tl.int32) - i) * SIZE
+    return i, first, length, begin
+
+
+@triton.jit
+def row_of(cu_ptr, first, H):
+    """Where in (b h t) the first head of a sequence begins; a head further are t numbers."""
+    if cu_ptr is None:
+        return first * H
+    else:
+        return first
+
+
+@triton.jit
+def decay_kernel(
+    dt_ptr,
+    a_ptr,
+    bias_ptr,
+    cu_ptr,
+    step_ptr,
+    log_ptr,
+    sequences,
+    t,
+    blocks,
+    H,
+    dt_b,
+    dt_t,
+    dt_h,
+    Q: tl.constexpr,
+    TOKENS: tl.constexpr,
+    HEADS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+):
+    """One program: TOKENS tokens of a sequence, HEADS heads, cut into chunks of Q tokens."""
+    i, first, length, begin = locate(cu_ptr, tl.program_id(0), sequences, t, blocks, TOKENS)
+    if begin >= length:
+        return
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    token = begin + tl.arange(0, TOKENS)
+    mask = (token < length)[:, None] & (head < H)[None, :]
+    if cu_ptr is None:
+        dt_ptr += i.to(tl.int64) * dt_b
+    else:
+        dt_ptr += first * dt_t
+    dt_ptr += begin.to(tl.int64) * dt_t
+    rows = tl.arange(0, TOKENS)
+    dt = tl.load(dt_ptr + rows[:, None] * dt_t + head[None, :] * dt_h, mask=mask, other=0.0)
+    dt = dt.to(tl.float32)
+    if bias_ptr is not None:
+        dt += tl.load(bias_ptr + head, mask=head < H, other=0.0).to(tl.float32)[None, :]
+    if SOFTPLUS:
+        dt = softplus(dt)
+    dt = tl.where(mask, dt, 0.0)
+    a = tl.load(a_ptr + head, mask=head < H, other=0.0).to(tl.float32) * LOG2E
+    log = tl.reshape(dt * a[None, :], (TOKENS // Q, Q, HEADS))
+    log = tl.reshape(tl.cumsum(log, 1), (TOKENS, HEADS))
+    at = row_of(cu_ptr, first, H) + head[None, :].to(tl.int64) * t + token[:, None]
+    tl.store(step_ptr + at, dt, mask=mask)
+    tl.store(log_ptr + at, log, mask=mask)
+
+
+def decays(
+    dt: Tensor,
+    A: Tensor,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    cu_seqlens: Tensor | None,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
+    """The steps as they count, and log2 of the decays from a chunk's start on; both (b h t).
+
+    dt (b t h). Entry t of the second is the sum of dt A log2(e) from the first token of its chunk
+    of `chunk` tokens, a power of two up to 256, to token t. Chunks start where sequences do. All in
+    float32.
+    """
+    b, t, h = dt.shape
+    step, log = (torch.empty(b, h, t, dtype=torch.float32, device=dt.device) for _ in range(2))
+    sequences = b if cu_seqlens is None else len(cu_seqlens) - 1
+    blocks = triton.cdiv(t, TOKENS)
+    slots = b * blocks if cu_seqlens is None else t // TOKENS + sequences
+    decay_kernel[(slots, triton.cdiv(h, HEADS))](
+        dt, A, dt_bias, cu_seqlens, step, log, sequences, t, blocks, h, *dt.stride(), Q=chunk,
+        TOKENS=TOKENS, HEADS=HEADS, SOFTPLUS=dt_softplus, num_warps=4,
+    )  # fmt: skip
+    return step, log
