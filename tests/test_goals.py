@@ -1,4 +1,4 @@
-"""ssmlib.bench.goals: what a row of the record `scan` was meant to reach, and whether it did."""
+"""ssmlib.bench.goals: what a row of a speed record was meant to reach, and whether it did."""
 
 import pytest
 
@@ -23,13 +23,13 @@ def test_a_goal_in_times_is_measured_by_the_fastest_peer():
             row("selective scan", "forward+backward", 2e-3),
         ]
     )
-    assert [v.goal for v in made] == [2.0, 1.5, 3.0]
+    assert [v.aim.least for v in made] == [2.0, 1.5, 3.0]
     assert [v.times for v in made] == [pytest.approx(1.95), pytest.approx(1.5), None]
     assert [v.met for v in made] == [False, True, None]
     assert "1 of 2 goals met." in markdown(made)
     assert "**missed**" in markdown(made)
     assert "Peers: another, mamba-ssm 2." in markdown(made)
-    assert "| 2 | 1 bytes | 50% | 3.9 | 1.95 | 2× | **missed** |" in markdown(made)
+    assert "| 2 | 1 bytes | 50% | 3.9 | 1.95 | – | 2× | **missed** |" in markdown(made)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_goal_in_shares_is_measured_by_the_floor(experiment, which, goal):
     made = verdicts(
         [row(experiment, which, 1e-3 / share, shape=(32, 64, 1)) for share in (0.9, 0.5)]
     )
-    assert [v.goal for v in made] == [goal, goal]
+    assert [v.aim.least for v in made] == [goal, goal]
     assert [v.met for v in made] == [True, False]
     assert f"| {goal:.0%} | met |" in markdown(made)
 
@@ -57,11 +57,16 @@ def test_rows_without_a_goal_or_a_time_decide_nothing():
 
 @pytest.mark.parametrize(
     ("experiment", "which", "goal"),
-    [("cpu scan", "forward", 2), ("cpu scan", "forward+backward", 3), ("cpu step", "step", 100)],
+    [
+        ("cpu scan", "forward", 2),
+        ("cpu scan", "forward+backward", 3),
+        ("cpu model", "training step", 100),
+        ("cpu mamba-2", "training step", 1.5),
+    ],
 )
 def test_goals_on_a_cpu_are_about_what_else_runs_there(experiment, which, goal):
     ours, loop = row(experiment, which, 1e-3), row(experiment, which, 1e-3 * goal, "python loop")
-    assert [(v.goal, v.met) for v in verdicts([ours, loop])] == [(goal, True)]
+    assert [(v.aim.least, v.met) for v in verdicts([ours, loop])] == [(goal, True)]
 
 
 def test_peak_memory_is_compared_where_both_are_known():
@@ -70,7 +75,60 @@ def test_peak_memory_is_compared_where_both_are_known():
         row("selective scan", "forward", 1e-3, name) | {"peak_bytes": held}
         for name, held in (("lean", 99), ("fat", 101))
     )
-    assert [v.heavier for v in verdicts([ours, fat])] == [False]
-    assert [v.heavier for v in verdicts([ours, fat, lean])] == [True]
-    assert [v.heavier for v in verdicts([ours])] == [None]
+    assert [v.memory for v in verdicts([ours, fat])] == [pytest.approx(100 / 101)]
+    assert [v.memory for v in verdicts([ours, fat, lean])] == [pytest.approx(100 / 99)]
+    assert [v.memory for v in verdicts([ours])] == [None]
     assert "Peak memory above the peer's in 1 of 1 rows." in markdown(verdicts([ours, lean]))
+
+
+def test_a_row_without_a_floor_is_judged_by_its_peers():
+    """As the rows of a training step on a CPU are, which count nothing."""
+    ours, theirs = (
+        {key: value for key, value in row("cpu model", "training step", seconds, who).items()
+         if key not in ("floor_seconds", "bound")}
+        for seconds, who in ((0.25, "ssmlib"), (52.0, "transformers 5"))
+    )  # fmt: skip
+    (verdict,) = verdicts([ours, theirs])
+    assert (verdict.met, verdict.share, verdict.times) == (True, None, 208)
+    assert "| 250 | – | – | 5.2e+04 | 208.00 | – | 100× | met |" in markdown([verdict])
+
+
+def heads(b, n, h, g, state_size, seconds, provider="ssmlib", which="forward", peak=None):
+    names = {"experiment": "ssd", "provider": provider, "pass": which, "b": b, "n": n, "h": h}
+    sizes = {"g": g, "state_size": state_size, "d": h * 64, "peak_bytes": peak}
+    return names | sizes | {"seconds": seconds, "status": "ok"}
+
+
+def test_the_peer_of_ssd_is_the_better_of_its_two_chunk_sizes():
+    shape = (4, 8192, 80, 1, 128)
+    (verdict,) = verdicts(
+        [
+            heads(*shape, 1.0),
+            heads(*shape, 2.4, "mamba-ssm 2, chunk 256"),
+            heads(*shape, 2.2, "mamba-ssm 2, chunk 128"),
+            heads(*shape, 9.0, "mamba-ssm 2, chunk 128", "forward+backward"),
+            heads(4, 8192, 80, 8, 128, 0.1, "mamba-ssm 2, chunk 128"),
+        ]
+    )
+    assert (verdict.aim.least, verdict.times, verdict.met) == (2.3, 2.2, False)
+    assert shape_of(verdict.row) == "b 4, d 5,120 = 80 × 64, t 8,192"
+
+
+def test_the_first_shape_of_ssd_has_half_the_memory_to_live_on():
+    shape = (8, 4096, 64, 1, 128)
+    peer = heads(*shape, 3.0, "mamba-ssm 2", peak=200)
+    for peak, met in ((None, None), (101, False), (100, True)):
+        (verdict,) = verdicts([heads(*shape, 1.0, peak=peak), peer])
+        assert verdict.met is met
+    assert "| 3×, memory ≤ 0.5 | met |" in markdown([verdict])
+
+
+def test_goals_of_ssd_are_those_of_its_passes():
+    fast, few = (8, 2048, 24, 1, 128), (1, 1024, 128, 1, 128)
+    rows = [heads(*s, 1.0, which=w) for s in (fast, few) for w in ("forward", "forward+backward")]
+    assert [v.aim.least for v in verdicts(rows)] == [4.5, 4.0, 3.0, None]
+    block = heads(8, 4096, 64, 1, 128, 1.0, which="forward+backward")
+    step = heads(64, 1, 80, 1, 128, 1.0, which="step")
+    others = [block | {"experiment": "mamba-2 block"}, step | {"experiment": "ssd decode"}]
+    assert [v.aim[:2] for v in verdicts(others)] == [("times", 1.5), ("share", 0.9)]
+    assert [v.met for v in verdicts(others)] == [None, None]
