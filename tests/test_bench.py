@@ -247,6 +247,28 @@ def test_a_record_that_dies_half_way_leaves_the_old_one(dies, tmp_path, monkeypa
     assert (tmp_path / "x.json").read_bytes() == before
 
 
+def test_what_was_measured_before_a_kill_is_kept_and_says_partial(tmp_path):
+    draft = store.Draft("scan", COMMAND, tmp_path, "cpu")
+    draft.add(ROWS[0])
+    draft.add({"n": 2})
+    assert os.listdir(tmp_path) == ["scan.partial.json"]
+    loaded = bench.load_record("scan", tmp_path)
+    assert loaded.rows == [ROWS[0], {"n": 2}]
+    assert loaded.line.endswith("partial: it was cut short")
+    assert bench.records(tmp_path) == []
+    draft.finish([*loaded.rows, {"n": 3}])
+    assert os.listdir(tmp_path) == ["scan.json"]
+    assert "partial" not in bench.load_record("scan", tmp_path).line
+
+
+def test_a_draft_leaves_the_record_that_is_there_alone(tmp_path):
+    bench.record("x", ROWS, COMMAND, tmp_path)
+    store.Draft("x", COMMAND, tmp_path, "cpu").add({"n": 2})
+    assert bench.load_record("x", tmp_path).rows == ROWS
+    with pytest.raises(ValueError, match=r"rows\[0\]: expected a dict that is not empty"):
+        store.Draft("y", COMMAND, tmp_path, "cpu").add({})
+
+
 def test_a_missing_record_names_its_command(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"`python -m ssmlib\.bench attention` writes it"):
         bench.load_record("attention", tmp_path)

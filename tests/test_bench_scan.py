@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ssmlib.bench import scan
+from ssmlib.bench import load_record, scan
 from ssmlib.bench.__main__ import main
 from ssmlib.bench.cell import Setting, fill
 from ssmlib.bench.scan.movers import conv_cell, scan_cell
@@ -22,6 +22,21 @@ def test_every_row_of_a_quick_run_is_right():
     }  # fmt: skip
     assert all(row["error"] < 1e-5 for row in rows[1:])
     assert scan.summary(rows).count("\n") == len(rows)
+
+
+def test_a_suite_that_is_killed_leaves_the_rows_that_it_has(tmp_path, monkeypatch):
+    cells = scan._cells
+
+    def killed(*args):
+        yield next(cells(*args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scan, "_cells", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main(["scan", "--quick", "--device", "cpu", "--out", str(tmp_path)])
+    left = load_record("scan", tmp_path)
+    assert [row["experiment"] for row in left.rows] == ["ceilings", "selective scan"]
+    assert "partial" in left.line
 
 
 @pytest.mark.parametrize("which", ["forward", "forward+backward"])

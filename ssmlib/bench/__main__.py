@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from ssmlib.bench.store import record
+from ssmlib.bench.store import Draft
 from ssmlib.bench.suites import SUITES, command_for
 from ssmlib.bench.timing import default_device
 
@@ -24,8 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     if device.type != suite.on and not args.quick:
         parser.error("the full sizes need a CUDA GPU; on a CPU use --quick --out DIR")
     module = importlib.import_module(suite.module)
-    rows = module.run(args.quick, device, lambda line: print(line, file=sys.stderr, flush=True))
-    path = record(args.suite, rows, command_for(args.suite, args.quick), args.out, device)
+    draft = Draft(args.suite, command_for(args.suite, args.quick), args.out, device)
+    keep = {"keep": draft.add} if suite.by_row else {}
+    rows = module.run(
+        args.quick, device, lambda line: print(line, file=sys.stderr, flush=True), **keep
+    )
+    path = draft.finish(rows)
     print(module.summary(rows))
     print(f"{len(rows)} rows in {path}")
     return 0

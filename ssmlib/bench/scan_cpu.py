@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ssmlib.bench.cell import Cell, Setting, fill, relative_error
 from ssmlib.bench.cpu import allocated_at_most, two_cores
-from ssmlib.bench.table import number, table, text
+from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import ceilings, measure
 from ssmlib.mixers.mamba import MambaConfig
 from ssmlib.model import LanguageModel, ModelConfig
@@ -60,17 +60,13 @@ def run(
     quick: bool = False,
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
+    keep: Callable[[Row], None] | None = None,
 ) -> list[dict[str, Any]]:
     """All rows, on the CPU; quick=True takes tiny sizes. Providers that are missing have none.
 
-    progress is called with a line of text after each row.
+    progress is called with a line of text after each row, keep with the row itself.
     """
-    made = []
-    for row in rows(quick):
-        made.append(row)
-        if progress is not None:
-            progress(table([row], COLUMNS, head=False))
-    return made
+    return collect(rows(quick), COLUMNS, progress, keep)
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

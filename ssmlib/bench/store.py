@@ -2,7 +2,8 @@
 
 A record is one JSON file, {"name", "rows", "provenance"}, in `ssmlib/results/`, which is package
 data. It is written whole or not at all. Rows and provenance are checked alike when it is written
-and when it is read.
+and when it is read. What a run that was cut short had measured by then stands beside it, in
+`<name>.partial.json`, and its provenance says "partial".
 """
 
 import json
@@ -54,33 +55,68 @@ def record(
     letters, digits and underscores, for rows that are not as described, and for an empty command.
     A file of that name stays as it was if anything fails.
     """
-    _check_name(name)
-    source = provenance(command, device)
-    check_provenance(source)
-    text = _as_json(name, _clean(rows), source)
-    folder = Path(str(_package_folder())) if out is None else Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as own:
-        half = Path(own) / path.name  # beside the record, for only within a disk a rename is whole
-        with half.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, path)
-    return path
+    return Draft(name, command, out, device).finish(rows)
+
+
+class Draft:
+    """A record in the making, whose rows are on disk as soon as they are known.
+
+    Each `add` writes the rows so far to `<name>.partial.json`, where `load_record` finds them as
+    long as there is no record of that name; `finish` puts the record in its place. Arguments and
+    errors as in `record`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: str,
+        out: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ):
+        _check_name(name)
+        self.name, self.rows, self.source = name, [], provenance(command, device)
+        check_provenance(self.source)
+        self.folder = Path(str(_package_folder())) if out is None else Path(out)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Keep one more row, before the next one is measured."""
+        self.rows.append(row)
+        self._write(_partial(self.name), self.rows, self.source | {"partial": True})
+
+    def finish(self, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Write the record of all rows, and return its file."""
+        path = self._write(f"{self.name}.json", rows, self.source)
+        (self.folder / _partial(self.name)).unlink(missing_ok=True)
+        return path
+
+    def _write(self, file_name: str, rows: Iterable[Mapping[str, Any]], source: dict) -> Path:
+        text = _as_json(self.name, _clean(rows), source)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / file_name
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=f".{self.name}.") as own:
+            half = Path(own) / path.name  # beside it: only within a disk is a rename whole
+            with half.open("x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(half, path)
+        return path
 
 
 def load_record(name: str, folder: str | Path | None = None) -> Record:
-    """Read the record `name` from the package, or from `folder`.
+    """Read the record `name` from the package, or from `folder`; or what there is of it.
 
     Raises FileNotFoundError if it is not there and ValueError if it is damaged or cannot be read;
     both say which command writes it.
     """
     _check_name(name)
     place = _package_folder() if folder is None else Path(folder)
+    whole = place.joinpath(f"{name}.json")
     try:
-        text = place.joinpath(f"{name}.json").read_text(encoding="utf-8")
+        try:
+            text = whole.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            text = place.joinpath(_partial(name)).read_text(encoding="utf-8")
     except FileNotFoundError:
         there = ", ".join(records(folder)) or "none"
         raise FileNotFoundError(
@@ -112,6 +148,7 @@ def provenance_line(record: Record) -> str:
     driver = [f"driver {p['driver']}"] if p["driver"] else []
     commit = [f"commit {p['commit'][:7]}{' (modified)' * bool(p['dirty'])}"] if p["commit"] else []
     parts = [p["device"], *driver, *versions, str(p["date"])[:10], *commit, p["command"]]
+    parts += ["partial: it was cut short"] * bool(p.get("partial"))
     return " · ".join(str(part) for part in parts)
 
 
@@ -121,6 +158,10 @@ def _package_folder():
 
 def _shown(folder: str | Path | None) -> str:
     return "ssmlib/results" if folder is None else str(folder)
+
+
+def _partial(name: str) -> str:
+    return f"{name}.partial.json"
 
 
 def _is_record(file_name: str) -> bool:

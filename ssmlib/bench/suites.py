@@ -6,12 +6,14 @@ from typing import NamedTuple
 class Suite(NamedTuple):
     """A module with `run(quick, device, progress) -> rows` and `summary(rows) -> str`.
 
-    on: the kind of device that its full sizes are for, "cuda" or "cpu".
+    on: the kind of device that its full sizes are for, "cuda" or "cpu". by_row: `run` also takes
+    `keep`, which it calls with each row as soon as that is known.
     """
 
     module: str
     about: str
     on: str = "cuda"
+    by_row: bool = False
 
 
 SUITES = {
@@ -30,11 +32,13 @@ SUITES = {
     "scan": Suite(
         "ssmlib.bench.scan",
         "the selective scan, the linear scan and the causal convolution, against public kernels",
+        by_row=True,
     ),
     "scan_cpu": Suite(
         "ssmlib.bench.scan_cpu",
         "the selective scan on two cores, against a loop, mambapy and transformers",
         on="cpu",
+        by_row=True,
     ),
     "ladder": Suite(
         "ssmlib.bench.ladder",

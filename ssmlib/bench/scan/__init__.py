@@ -18,7 +18,7 @@ from ssmlib.bench.cell import Cell, Setting, ceiling_row, fill
 from ssmlib.bench.scan.movers import conv_cell, scan_cell
 from ssmlib.bench.scan.peers import installed
 from ssmlib.bench.scan.selective import SHAPES, STEPS, Shape, selective_cell, step_cell
-from ssmlib.bench.table import number, table, text
+from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import ceilings, default_device
 
 MOVED = Shape(b=8, d=4096, t=4096, n=1)
@@ -42,10 +42,12 @@ def run(
     quick: bool = False,
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
+    keep: Callable[[Row], None] | None = None,
 ) -> list[dict[str, Any]]:
     """All rows: the ceilings, then the operations.
 
-    quick=True takes tiny sizes. progress is called with a line of text after each row.
+    quick=True takes tiny sizes. progress is called with a line of text after each row, keep with
+    the row itself.
     """
     device = default_device(device)
     seconds = (0.0, 0.02) if quick else (0.1, 0.4)
@@ -55,12 +57,7 @@ def run(
 
         top = with_rates(top, device)
     setting = Setting(device, top, *seconds)
-    rows = [ceiling_row(top)]
-    for row in _rows(setting, quick):
-        rows.append(row)
-        if progress is not None:
-            progress(table([row], COLUMNS, head=False))
-    return rows
+    return collect(_rows(setting, quick), COLUMNS, progress, keep)
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -73,6 +70,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def _rows(setting: Setting, quick: bool) -> Iterator[dict[str, Any]]:
+    yield ceiling_row(setting.top)
     for cell in _cells(setting, quick):
         yield fill(cell, setting)
 
