@@ -3,7 +3,8 @@
     ModelConfig(vocab_size=256, d_model=64, pattern="S-S-*-",
                 legend={"S": S4DConfig(), "*": AttentionConfig(), "-": MLPConfig()}).build()
 
-Every glyph computes x + mixer(norm(x)). "S" alone is a pure state space model, "*-" a Transformer.
+Every glyph computes x + mixer(norm(x)), or what its `layers` says (`ssmlib.layers.layers_of`): "S"
+alone is a pure state space model, "*-" a Transformer.
 
     Backbone        the layers and the last norm: features in, features out
     LanguageModel   token ids in, logits of the next token out
@@ -11,31 +12,37 @@ Every glyph computes x + mixer(norm(x)). "S" alone is a pure state space model, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ssmlib.layers import RMSNorm
+from ssmlib.layers import MixerConfig, NormConfig, Residual, layers_of
 from ssmlib.shapes import check, check_number
+
+__all__ = [
+    "Backbone",
+    "LanguageModel",
+    "MixerConfig",
+    "ModelConfig",
+    "Residual",
+    "SequenceConfig",
+    "SequenceModel",
+    "check_tokens",
+]
 
 POOLINGS = ("none", "last", "mean")
 State = tuple[Any, ...]
-
-
-class MixerConfig(Protocol):
-    """What a legend maps a glyph to."""
-
-    def build(self, d_model: int) -> nn.Module:
-        """A module with y, state = module(x, state=None), x and y (b t d_model)."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """vocab_size tokens, d_model features, a pattern of the legend's glyphs, first layer first.
 
-    tied: the head's weight is the embedding's.
+    tied: the head's weight is the embedding's. norm: of every layer and of the last one.
+    embedding_scale: times what a token is looked up as (Gemma: sqrt(d_model)). logit_cap c: logits
+    are c tanh(logits / c); None for as they are.
     """
 
     vocab_size: int
@@ -43,6 +50,9 @@ class ModelConfig:
     pattern: str
     legend: Mapping[str, MixerConfig]
     tied: bool = True
+    norm: NormConfig = field(default_factory=NormConfig)
+    embedding_scale: float = 1.0
+    logit_cap: float | None = None
 
     def build(self) -> "LanguageModel":
         return LanguageModel(self)
@@ -70,30 +80,27 @@ class SequenceConfig:
         return SequenceModel(self)
 
 
-class Residual(nn.Module):
-    """x + mixer(norm(x)), and the mixer's state."""
-
-    def __init__(self, d_model: int, mixer: nn.Module):
-        super().__init__()
-        self.norm, self.mixer = RMSNorm(d_model), mixer
-
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        y, state = self.mixer(self.norm(x), state)
-        return x + y, state
-
-
 class Backbone(nn.Module):
     """x (b t d_model) through every layer and a last norm; the state is a tuple, one per layer.
 
-    Raises ValueError for an empty pattern, and names each glyph that the legend does not have.
+    Raises ValueError for an empty pattern, and names each glyph that the legend does not have, or
+    that no layer asks for.
     """
 
-    def __init__(self, d_model: int, pattern: str, legend: Mapping[str, MixerConfig]):
+    def __init__(
+        self,
+        d_model: int,
+        pattern: str,
+        legend: Mapping[str, MixerConfig],
+        norm: NormConfig | None = None,
+    ):
         super().__init__()
         check_number(low=1, whole=True, d_model=d_model)
         _check_pattern(pattern, legend)
-        self.layers = nn.ModuleList(Residual(d_model, legend[g].build(d_model)) for g in pattern)
-        self.norm_f = RMSNorm(d_model)
+        norm = NormConfig() if norm is None else norm
+        made = {g: layers_of(legend[g], d_model, pattern.count(g), norm) for g in legend}
+        self.layers = nn.ModuleList(next(made[glyph]) for glyph in pattern)
+        self.norm_f = norm.build(d_model)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         check(x=(x, f"b t {len(self.norm_f.weight)}"))
@@ -101,9 +108,10 @@ class Backbone(nn.Module):
         if not isinstance(before, tuple) or len(before) != len(self.layers):
             came = f"{len(before)} entries" if isinstance(before, tuple) else type(before).__name__
             raise ValueError(f"state: expected a tuple of {len(self.layers)} entries, got {came}")
-        after = []
+        after, first = [], x
         for layer, old in zip(self.layers, before, strict=True):
-            x, new = layer(x, old)
+            reads = (x, old, first) if getattr(layer, "reads_first", False) else (x, old)
+            x, new = layer(*reads)
             after.append(new)
         return self.norm_f(x), tuple(after)
 
@@ -111,23 +119,36 @@ class Backbone(nn.Module):
 class LanguageModel(nn.Module):
     """Token ids (b t) and the state before them, or None, to logits (b t vocab_size), next state.
 
+    keep: make only the logits of the last `keep` tokens, as a prefill needs; None for all.
     Raises ValueError for tokens that are not integers, or (read on the CPU only) not in range, and
     for a state of another model.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        check_number(low=1e-9, embedding_scale=config.embedding_scale)
+        if config.logit_cap is not None:
+            check_number(low=1e-9, logit_cap=config.logit_cap)
         self.config = config
         self.embedding = _embedding(config.vocab_size, config.d_model)
-        self.backbone = Backbone(config.d_model, config.pattern, config.legend)
+        self.backbone = Backbone(config.d_model, config.pattern, config.legend, config.norm)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tied:
             self.lm_head.weight = self.embedding.weight
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        check_tokens(tokens, self.config.vocab_size)
-        y, state = self.backbone(self.embedding(tokens), state)
-        return self.lm_head(y), state
+    def forward(
+        self, tokens: Tensor, state: State | None = None, keep: int | None = None
+    ) -> tuple[Tensor, State]:
+        if keep is not None:
+            check_number(low=1, whole=True, keep=keep)
+        c = self.config
+        check_tokens(tokens, c.vocab_size)
+        x = self.embedding(tokens)
+        y, state = self.backbone(x * c.embedding_scale if c.embedding_scale != 1 else x, state)
+        logits = self.lm_head(y if keep is None else y[:, -keep:])
+        if c.logit_cap is not None:
+            logits = c.logit_cap * torch.tanh(logits / c.logit_cap)
+        return logits, state
 
 
 class SequenceModel(nn.Module):
@@ -207,3 +228,6 @@ def _check_pattern(pattern: str, legend: Mapping[str, MixerConfig]) -> None:
     unknown = [f"{g!r} at {i}" for i, g in enumerate(pattern) if g not in legend]
     if unknown:
         raise ValueError(f"pattern: expected glyphs of {known}, got {', '.join(unknown)}")
+    unused = [repr(glyph) for glyph in legend if glyph not in pattern]
+    if unused:
+        raise ValueError(f"legend: expected glyphs of {pattern!r}, got {', '.join(unused)} as well")

@@ -4,6 +4,7 @@
     h heads        g groups            p head dimension       k, v key and value dimension
     c chunks       l layers            w window or conv width
     m inputs of a dense system         s sequences in a pack
+    e experts
 
 Axes always stand in the order batch, time, features.
 """
@@ -15,7 +16,7 @@ import sys
 import torch
 from torch import Tensor
 
-LETTERS = frozenset("bctdnhgpkvwlms")
+LETTERS = frozenset("bctdenhgpkvwlms")
 
 
 def check(**named: tuple[Tensor | None, str]) -> dict[str, int]:

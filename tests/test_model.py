@@ -19,14 +19,18 @@ LEGEND = {
 }
 
 
+def legend_of(pattern):
+    return {glyph: LEGEND[glyph] for glyph in pattern}
+
+
 def language_model(pattern="S-*-4", **changes):
     torch.manual_seed(0)
-    return ModelConfig(11, 8, pattern, LEGEND, **changes).build().double()
+    return ModelConfig(11, 8, pattern, legend_of(pattern), **changes).build().double()
 
 
 def sequence_model(**changes):
     torch.manual_seed(0)
-    settings = {"d_output": 3, "d_model": 8, "pattern": "S-*-4", "legend": LEGEND}
+    settings = {"d_output": 3, "d_model": 8, "pattern": "S-*-4", "legend": legend_of("S-*-4")}
     return SequenceConfig(**settings | changes).build().double()
 
 
@@ -75,17 +79,18 @@ def test_names_are_those_of_the_checkpoints():
     ("changes", "message"),
     [
         (
-            {"pattern": "SX-?"},
+            {"pattern": "SX-?", "legend": LEGEND},
             r"pattern: expected glyphs of 'M', 'S', '4', '\*', '-', got 'X' at 1, '\?' at 3",
         ),
-        ({"pattern": ""}, "pattern: expected glyphs of 'M', .*, got ''"),
+        ({"pattern": ""}, "pattern: expected glyphs of 'S', got ''"),
         ({"legend": {"SS": S4DConfig()}}, "legend: expected glyphs of one letter, got 'SS'"),
+        ({"legend": LEGEND}, r"legend: expected glyphs of 'S', got 'M', '4', '\*', '-' as well"),
         ({"vocab_size": 0}, "vocab_size: expected a whole number >= 1, got 0"),
         ({"d_model": 0}, "d_model: expected a whole number >= 1, got 0"),
     ],
 )
 def test_a_bad_picture_is_named(changes, message):
-    settings = {"vocab_size": 11, "d_model": 8, "pattern": "S", "legend": LEGEND}
+    settings = {"vocab_size": 11, "d_model": 8, "pattern": "S", "legend": legend_of("S")}
     with pytest.raises(ValueError, match=message):
         ModelConfig(**settings | changes).build()
 

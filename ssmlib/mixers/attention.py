@@ -7,59 +7,109 @@ until `window` stops it. Parameters are called as in transformers' Llama.
 """
 
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
 
-from ssmlib.attention import KVCache, attend_cached, rotate
+from ssmlib.attention import KVCache, RopeScaling, attend_cached, rotary_rates, rotate
 from ssmlib.shapes import check, check_number
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """heads divide d_model; kv_heads, None for as many, divide heads.
+    """heads of head_dim features (None: d_model / heads); kv_heads divide them (None: as many).
 
     window: tokens seen, oneself included; None for all. base: of the rotary embedding; None for
-    none, so that only the causal mask tells positions apart.
+    none, so that only the causal mask tells positions apart. rotated: the share of a head's
+    features that turn. scaling: slower turns, see `RopeScaling`. max_length: positions that the
+    embedding is good for; longer sequences are refused; None for any. bias, out_bias: of the
+    projections to q, k and v; of the one back. scale: of q · k, None for 1 / sqrt(head_dim).
     """
 
     heads: int = 8
     kv_heads: int | None = None
     window: int | None = None
     base: float | None = 10000.0
+    head_dim: int | None = None
+    rotated: float = 1.0
+    scaling: RopeScaling | None = None
+    max_length: int | None = None
+    bias: bool = False
+    out_bias: bool = False
+    scale: float | None = None
 
     def build(self, d_model: int) -> "Attention":
         return Attention(d_model, self)
 
 
 class Attention(nn.Module):
-    """x (b t d) and the cache of what came before, or None, to y (b t d) and the longer cache."""
+    """x (b t d) and the cache of what came before, or None, to y (b t d) and the longer cache.
 
-    def __init__(self, d: int, config: AttentionConfig):
+    d_out: features of y, where they are not those of x. Raises ValueError for sizes that do not
+    fit, and for a sequence that is longer than max_length.
+    """
+
+    def __init__(self, d: int, config: AttentionConfig, d_out: int | None = None):
         super().__init__()
-        heads = config.heads
-        kv_heads = heads if config.kv_heads is None else config.kv_heads
-        check_number(low=1, whole=True, heads=heads, kv_heads=kv_heads)
-        if config.window is not None:
-            check_number(low=1, whole=True, window=config.window)
-        if d % heads:
-            raise ValueError(f"heads: expected a divisor of d_model={d}, got {heads}")
-        if heads % kv_heads:
-            raise ValueError(f"kv_heads: expected a divisor of heads={heads}, got {kv_heads}")
-        if config.base is not None and d // heads % 2:
-            raise ValueError(f"heads: expected an even d_model / heads to rotate, got {d // heads}")
-        self.shape, self.window, self.base = (-1, d // heads), config.window, config.base
-        self.q_proj = nn.Linear(d, d, bias=False)
-        self.k_proj = nn.Linear(d, d // heads * kv_heads, bias=False)
-        self.v_proj = nn.Linear(d, d // heads * kv_heads, bias=False)
-        self.o_proj = nn.Linear(d, d, bias=False)
+        c = config
+        kv_heads, size = _check_sizes(d, c)
+        self.config, self.head_dim = config, size
+        self.q_proj = nn.Linear(d, c.heads * size, bias=c.bias)
+        self.k_proj = nn.Linear(d, kv_heads * size, bias=c.bias)
+        self.v_proj = nn.Linear(d, kv_heads * size, bias=c.bias)
+        self.o_proj = nn.Linear(c.heads * size, d if d_out is None else d_out, bias=c.out_bias)
 
     def forward(self, x: Tensor, state: KVCache | None = None) -> tuple[Tensor, KVCache]:
         check(x=(x, f"b t {self.q_proj.in_features}"))
-        q, k, v = (f(x).unflatten(2, self.shape) for f in (self.q_proj, self.k_proj, self.v_proj))
-        if self.base is not None:
-            start = 0 if state is None else state.position
+        return self.attend(x, self.q_proj(x), self.k_proj(x), self.v_proj(x), state)
+
+    def attend(
+        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: KVCache | None
+    ) -> tuple[Tensor, KVCache]:
+        """From the projections of x, (b t h*k) and (b t g*k), to y and the longer cache."""
+        c = self.config
+        q, k, v = (p.unflatten(2, (-1, self.head_dim)) for p in (q, k, v))
+        start = 0 if state is None else state.position
+        _check_length(start + x.shape[1], c.max_length)
+        if c.base is not None:
             positions = torch.arange(start, start + x.shape[1], device=x.device)
-            q, k = rotate(q, positions, self.base), rotate(k, positions, self.base)
-        y, state = attend_cached(q, k, v, state, self.window)
+            rates = self.rates(x.device)
+            q, k = rotate(q, positions, rates=rates), rotate(k, positions, rates=rates)
+        if c.scale is not None:
+            q = q * (c.scale * sqrt(self.head_dim))
+        y, state = attend_cached(q, k, v, state, c.window)
         return self.o_proj(y.flatten(2)), state
+
+    def rates(self, device: torch.device) -> Tensor:
+        """How far each pair of a head's features turns from one position to the next."""
+        c = self.config
+        return rotary_rates(int(self.head_dim * c.rotated), c.base, c.scaling, device)
+
+
+def _check_sizes(d: int, c: AttentionConfig) -> tuple[int, int]:
+    """The key and value heads, and the features of a head."""
+    kv_heads = c.heads if c.kv_heads is None else c.kv_heads
+    check_number(low=1, whole=True, heads=c.heads, kv_heads=kv_heads)
+    for name in ("window", "head_dim", "max_length"):
+        if getattr(c, name) is not None:
+            check_number(low=1, whole=True, **{name: getattr(c, name)})
+    if c.head_dim is None and d % c.heads:
+        raise ValueError(f"heads: expected a divisor of d_model={d}, got {c.heads}")
+    if c.heads % kv_heads:
+        raise ValueError(f"kv_heads: expected a divisor of heads={c.heads}, got {kv_heads}")
+    size = d // c.heads if c.head_dim is None else c.head_dim
+    if c.base is not None:
+        check_number(low=1e-9, high=1, rotated=c.rotated)
+        if int(size * c.rotated) % 2 or not int(size * c.rotated):
+            told = "an even number of rotated features in a head"
+            raise ValueError(f"rotated: expected {told}, got {int(size * c.rotated)} of {size}")
+    if c.scale is not None:
+        check_number(low=1e-9, scale=c.scale)
+    return kv_heads, size
+
+
+def _check_length(t: int, max_length: int | None) -> None:
+    if max_length is not None and t > max_length:
+        told = f"at most max_length={max_length} tokens with those before"
+        raise ValueError(f"x: expected {told}, got {t}")

@@ -18,11 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmlib.convolution import causal_conv1d
+from ssmlib.layers import RMSNorm
 from ssmlib.s4.initial import timescales
 from ssmlib.selective_scan import selective_scan
 from ssmlib.shapes import check, check_number
 
 SELECTIVE = ("dt", "B", "C")
+NORMS = (None, "plain", "learned")
 DT_FLOOR = 1e-4  # mamba_ssm raises smaller steps to this one; here they are refused
 
 
@@ -35,8 +37,10 @@ class MambaConfig:
     d_model / 16, rounded up. dt_min, dt_max: where dt starts, log-uniformly; at least 1e-4.
     selective: which of "dt", "B", "C" depend on the token; in place of the others stand learned
     constants of the same shape, one dt per channel, one B or C (n,) for all of them. With () the
-    system is linear and time invariant. gated: y is multiplied by silu(z). backend: of
-    `selective_scan` and `causal_conv1d`.
+    system is linear and time invariant. gated: y is multiplied by silu(z). bias, conv_bias: of
+    in_proj and out_proj; of the convolution. norms: an RMS norm of each selective dt (r), B and C,
+    with weights ("learned", as in Jamba), without ("plain", as in Falcon-Mamba), or None; norm_eps
+    is theirs. backend: of `selective_scan` and `causal_conv1d`.
     """
 
     state_size: int = 16
@@ -47,6 +51,10 @@ class MambaConfig:
     dt_max: float = 0.1
     selective: tuple[str, ...] = SELECTIVE
     gated: bool = True
+    bias: bool = False
+    conv_bias: bool = True
+    norms: str | None = None
+    norm_eps: float = 1e-6
     backend: str = "auto"
 
     def build(self, d_model: int) -> "Mamba":
@@ -78,14 +86,18 @@ class Mamba(nn.Module):
         _check_selective(c.selective)
         e, n = c.expand * d, c.state_size
         self.config, self.d_state = config, n
-        self.in_proj = nn.Linear(d, 2 * e if c.gated else e, bias=False)
+        self.in_proj = nn.Linear(d, 2 * e if c.gated else e, bias=c.bias)
         if c.conv_width is not None:
             check_number(low=2, high=16, whole=True, conv_width=c.conv_width)
-            self.conv1d = nn.Conv1d(e, e, c.conv_width, groups=e)  # holds weights, is never called
+            self.conv1d = nn.Conv1d(e, e, c.conv_width, groups=e, bias=c.conv_bias)  # never called
         sizes = {"dt": rank, "B": n, "C": n}
         self.parts = {name: sizes[name] for name in SELECTIVE if name in c.selective}
         if self.parts:
             self.x_proj = nn.Linear(e, sum(self.parts.values()), bias=False)
+        _check_norms(c.norms, c.norm_eps)
+        if c.norms == "learned":
+            for name, size in self.parts.items():
+                self.register_module(f"{name.lower()}_layernorm", RMSNorm(size, c.norm_eps))
         bias = inverse_softplus(_steps(e, c)).float()
         if "dt" in self.parts:
             self.dt_proj = nn.Linear(rank, e)
@@ -99,7 +111,7 @@ class Mamba(nn.Module):
             self.C = nn.Parameter(torch.randn(n))
         self.A_log = nn.Parameter(torch.arange(1, n + 1).float().log().repeat(e, 1))
         self.D = nn.Parameter(torch.ones(e))
-        self.out_proj = nn.Linear(e, d, bias=False)
+        self.out_proj = nn.Linear(e, d, bias=c.bias)
 
     def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
         x, z, conv = self._inputs(x, state)
@@ -151,13 +163,21 @@ class Mamba(nn.Module):
         made: dict[str, Tensor] = {}
         if self.parts:
             pieces = self.x_proj(x).split(list(self.parts.values()), dim=-1)
-            made = dict(zip(self.parts, pieces, strict=True))
+            made = {k: self._norm(k, v) for k, v in zip(self.parts, pieces, strict=True)}
         dt = F.linear(made["dt"], self.dt_proj.weight) if "dt" in made else x.new_zeros(1, 1, 1)
         B, C = (
             made[name] if name in made else getattr(self, name).expand(*x.shape[:2], -1)
             for name in "BC"
         )
         return dt.expand(x.shape), B, C
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        """What was selected for dt, B or C, scaled to a root mean square of 1 where configured."""
+        if self.config.norms is None:
+            return x
+        if self.config.norms == "learned":
+            return getattr(self, f"{name.lower()}_layernorm")(x)
+        return F.rms_norm(_wide(x), x.shape[-1:], eps=self.config.norm_eps).to(x.dtype)
 
     def _dt_bias(self) -> Tensor:
         return self.dt_proj.bias if "dt" in self.parts else self.dt_bias
@@ -194,6 +214,12 @@ def _check_selective(selective: tuple[str, ...]) -> None:
     if isinstance(selective, str) or unknown:
         known = ", ".join(SELECTIVE)
         raise ValueError(f"selective: expected a tuple of {known}, got {selective!r}")
+
+
+def _check_norms(norms: str | None, eps: float) -> None:
+    if norms not in NORMS:
+        raise ValueError(f"norms: expected None, 'plain' or 'learned', got {norms!r}")
+    check_number(low=0, norm_eps=eps)
 
 
 def _wide(x: Tensor) -> Tensor:

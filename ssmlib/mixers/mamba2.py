@@ -33,7 +33,9 @@ class Mamba2Config:
     channels that the norm scales apart. conv_width: taps, 2 to 16. norm_before_gate: the gate
     multiplies after the norm, not before. bias, conv_bias: of the two projections; of the
     convolution. wide_skip: D per channel, (h p), not per head. dt_min, dt_max: where dt starts,
-    log-uniformly; at least 1e-4. A_min, A_max: where -A starts, uniformly. norm_eps: of the norm.
+    log-uniformly; at least 1e-4. dt_limit: the smallest and largest step that a token may take, to
+    which steps are clamped; None for any. A_min, A_max: where -A starts, uniformly. norm_eps: of
+    the norm.
     chunk_size, backend: of `ssd`; backend also of `causal_conv1d`.
     """
 
@@ -48,6 +50,7 @@ class Mamba2Config:
     wide_skip: bool = False
     dt_min: float = 1e-3
     dt_max: float = 0.1
+    dt_limit: tuple[float, float] | None = None
     A_min: float = 1.0
     A_max: float = 16.0
     norm_eps: float = 1e-5
@@ -103,6 +106,10 @@ class Mamba2(nn.Module):
         check_number(low=2, high=16, whole=True, conv_width=c.conv_width)
         check_number(low=DT_FLOOR, dt_min=c.dt_min)
         check_number(low=c.dt_min, dt_max=c.dt_max)
+        if c.dt_limit is not None:
+            low, high = c.dt_limit
+            if not 0 <= low < high:
+                raise ValueError(f"dt_limit: expected 0 <= low < high, got {c.dt_limit}")
         check_number(low=1e-6, A_min=c.A_min)
         check_number(low=c.A_min, A_max=c.A_max)
         e, h = c.expand * d, _heads(c.expand * d, c)
@@ -130,6 +137,7 @@ class Mamba2(nn.Module):
             backend=c.backend,
         )
         x, B, C = x.split(self.parts, dim=-1)
+        dt, dt_bias = self._steps(dt)
         y, ssm = ssd(
             x.unflatten(2, (self.heads, c.head_dim)),
             dt,
@@ -137,13 +145,20 @@ class Mamba2(nn.Module):
             B.unflatten(2, (c.groups, c.state_size)),
             C.unflatten(2, (c.groups, c.state_size)),
             self.D,
-            dt_bias=self.dt_bias,
-            dt_softplus=True,
+            dt_bias=dt_bias,
+            dt_softplus=dt_bias is not None,
             state=None if state is None else state.ssm,
             chunk_size=c.chunk_size,
             backend=c.backend,
         )
         return self.out_proj(self.norm(y.flatten(2), z)), Mamba2State(conv, ssm)
+
+    def _steps(self, dt: Tensor) -> tuple[Tensor, Tensor | None]:
+        """dt and the bias for `ssd` to add before its softplus; None where both are done here."""
+        if self.config.dt_limit is None:
+            return dt, self.dt_bias
+        wide = torch.promote_types(dt.dtype, torch.float32)
+        return F.softplus(dt.to(wide) + self.dt_bias.to(wide)).clamp(*self.config.dt_limit), None
 
     def _check(self, x: Tensor, state: Mamba2State | None) -> None:
         c, mixed = self.config, sum(self.parts)

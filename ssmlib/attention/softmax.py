@@ -9,13 +9,9 @@ reads key head i // (h / g) of g: g = h is multi-head, g = 1 multi-query, betwee
 
 In the first and last, a NaN anywhere, or an infinite v, spoils the rows that see it and no other.
 PyTorch's kernels weigh an unseen v with 0, and 0 * NaN is NaN: there it can spoil earlier rows too.
-
-`attend_cached` is the same attention with a memory of past keys and values: prefill, a chunk of a
-prompt and one decoded token are one call. `rotate` tells positions apart (RoPE).
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -138,72 +134,6 @@ def _mix(weights: Tensor, v: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     return weights @ v.masked_fill(lost, 0), v.new_zeros(()).masked_fill(spoiled, math.nan)
 
 
-class KVCache(NamedTuple):
-    """Past keys (b, t, g, k) and values (b, t, g, v), and how many tokens went by in all.
-
-    `position` is the place of the next token; it exceeds t once a window has dropped some.
-    """
-
-    k: Tensor
-    v: Tensor
-    position: int
-
-
-def attend_cached(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cache: KVCache | None = None,
-    window: int | None = None,
-    backend: str = "auto",
-) -> tuple[Tensor, KVCache]:
-    """Attend causally from c new tokens to themselves and the cache; return (y, longer cache).
-
-    q: (b, c, h, k). k: (b, c, g, k). v: (b, c, g, v). cache: None to start. With a window only the
-    last `window` keys and values stay. Keys are cached as they come: rotate them first, with
-    positions from cache.position on. The cache is a value, not a buffer: each call copies it.
-    Raises ValueError as `attention` does, and for a cache that does not fit or is too short.
-    """
-    past_k, past_v, position = cache or (None, None, 0)
-    past = {"cache.k": (past_k, "b t g k"), "cache.v": (past_v, "b t g v")}
-    check(q=(q, "b c h k"), k=(k, "b c g k"), v=(v, "b c g v"), **past)
-    _check_window(window)
-    _check_past(0 if past_k is None else past_k.shape[1], position, window)
-    position += k.shape[1]
-    if cache is not None:
-        _check_dtypes(k=k, **{"cache.k": past_k, "cache.v": past_v})
-        k, v = torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1)
-    y = attention(q, k, v, causal=True, window=window, backend=backend)
-    if window is not None and k.shape[1] > window:  # cloned, or the view would keep all of it alive
-        k, v = k[:, -window:].clone(), v[:, -window:].clone()
-    return y, KVCache(k, v, position)
-
-
-def rotate(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
-    """Turn pairs of features in proportion to position, so that q · k sees only distance (RoPE).
-
-    x: (b, t, h, k), k even. positions: (t,) or (b, t), whole or fractional. Pair i is features i
-    and i + k/2, as in Llama's checkpoints, and turns by positions * base^(-2i/k). Su et al. 2021.
-    Raises ValueError for an odd k, integer x, complex numbers, or a base that is not positive.
-    """
-    pattern = "b t" if isinstance(positions, Tensor) and positions.ndim != 1 else "t"
-    check(x=(x, "b t h k"), positions=(positions, pattern))
-    check_floating(x=x)
-    if positions.is_complex():
-        raise ValueError(f"positions: expected real numbers, got dtype {positions.dtype}")
-    check_number(low=1e-9, base=base)
-    if x.shape[-1] % 2:
-        raise ValueError(f"x: expected (b, t, h, k) with k even, got shape {tuple(x.shape)}")
-    half = x.shape[-1] // 2
-    wide = torch.float32 if x.device.type == "mps" else torch.float64  # float32 loses far positions
-    rate = base ** (-torch.arange(half, device=x.device, dtype=wide) / half)
-    angle = (positions.to(wide).unsqueeze(-1) * rate).unsqueeze(-2)
-    exact = torch.promote_types(x.dtype, torch.float32)
-    cos, sin = angle.cos().to(exact), angle.sin().to(exact)
-    left, right = x[..., :half], x[..., half:]
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1).to(x.dtype)
-
-
 def visible(
     c: int,
     t: int,
@@ -217,7 +147,7 @@ def visible(
     """
     check_number(low=1, whole=True, t=t)
     check_number(low=1, high=t, whole=True, c=c)
-    _check_window(window)
+    check_window(window)
     j = torch.arange(t, device=device)
     return _sees(j[t - c :], j, causal, window)
 
@@ -266,29 +196,21 @@ def _match_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _check_heads(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> None:
     check(q=(q, "b c h k"), k=(k, "b t g k"), v=(v, "b t g v"))
-    _check_dtypes(q=q, k=k, v=v)
+    check_dtypes(q=q, k=k, v=v)
     (c, h), (t, g) = q.shape[1:3], k.shape[1:3]
     if h % g:
         raise ValueError(f"q: expected h a multiple of g={g} (from k), got h={h}")
     if c > t:
         raise ValueError(f"q: expected at most t={t} queries (from k), got {c}")
-    _check_window(window)
+    check_window(window)
 
 
-def _check_window(window: int | None) -> None:
+def check_window(window: int | None) -> None:
     if window is not None:
         check_number(low=1, whole=True, window=window)
 
 
-def _check_past(kept: int, position: int, window: int | None) -> None:
-    check_number(low=kept, whole=True, **{"cache.position": position})
-    wanted = position if window is None else min(position, window - 1)
-    if kept < wanted:
-        told = f"the last {wanted} of {position} tokens (for window={window}), got {kept}"
-        raise ValueError(f"cache: expected {told}")
-
-
-def _check_dtypes(**named: Tensor) -> None:
+def check_dtypes(**named: Tensor) -> None:
     check_floating(**named)
     first, dtype = next((name, x.dtype) for name, x in named.items())
     for name, x in named.items():

@@ -1,0 +1,28 @@
+"""What stands between the mixers: norms, residual layers, and what mixes channels and not time.
+
+norm       RMSNorm: x / sqrt(mean(x²) + eps) * weight
+residual   Residual: x + mixer(norm(x)), and the same weights in several places
+mlp        MLP: down_proj(silu(gate_proj(x)) * up_proj(x)); ungated: down_proj(gelu(up_proj(x)))
+moe        MoE: a router sends each token to a few of many MLPs
+"""
+
+from ssmlib.layers.mlp import ACTIVATIONS, MLP, MLPConfig
+from ssmlib.layers.moe import MoE, MoEConfig, balance_loss, load_balance
+from ssmlib.layers.norm import NormConfig, RMSNorm
+from ssmlib.layers.residual import MixerConfig, Residual, SharedConfig, layers_of
+
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "MLPConfig",
+    "MixerConfig",
+    "MoE",
+    "MoEConfig",
+    "NormConfig",
+    "RMSNorm",
+    "Residual",
+    "SharedConfig",
+    "balance_loss",
+    "layers_of",
+    "load_balance",
+]
