@@ -55,12 +55,13 @@ class Cell:
 def fill(cell: Cell, setting: Setting) -> dict[str, Any]:
     """The cell's row: its costs and floor, and the measurement if it could be made.
 
-    Columns: seconds, p20, p80, repeats, peak_bytes (above the inputs), flops, bytes, floor_seconds,
-    bound (see `Ceilings.floor`), error (relative, at length checked_at) and status.
+    Columns: seconds, p20, p80, repeats, peak_bytes (above the inputs), flops, bytes, special,
+    floor_seconds, bound (see `Ceilings.floor`), error (relative, at length checked_at) and status.
     """
     floor, bound = setting.top.floor(cell.flops, cell.n_bytes, cell.special, cell.lanes)
     measured = dict.fromkeys(("seconds", "p20", "p80", "repeats", "peak_bytes", "error"))
-    counted = {"flops": cell.flops, "bytes": cell.n_bytes, "floor_seconds": floor, "bound": bound}
+    counted = {"flops": cell.flops, "bytes": cell.n_bytes, "special": cell.special}
+    counted |= {"floor_seconds": floor, "bound": bound}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:

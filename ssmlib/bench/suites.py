@@ -40,6 +40,11 @@ SUITES = {
         on="cpu",
         by_row=True,
     ),
+    "ssd": Suite(
+        "ssmlib.bench.ssd",
+        "state space duality and Mamba-2's layer, against public kernels and attention",
+        by_row=True,
+    ),
     "ladder": Suite(
         "ssmlib.bench.ladder",
         "the rungs of chapter 06, the reach of a multiprocessor's memory, and where a scan pays",
