@@ -451,7 +451,7 @@ class TestRefusals:
             ({"state": torch.zeros(2, 4, 5, 3)}, r"state: expected \(b, h, p, n\) with p=3"),
             ({"state": torch.zeros(2, 4, 3, 5).half()}, "state: expected dtype float32 or float64"),
             ({"z": 3}, r"z: expected a tensor \(b, t, h, p\), got int"),
-            ({"backend": "cuda"}, "backend: expected one of auto, reference, torch, got 'cuda'"),
+            ({"backend": "cuda"}, "backend: expected one of auto, .*, torch, triton, got 'cuda'"),
             ({"chunk_size": 48}, "chunk_size: expected None or one of 16, 32, 64, 128, 256, got 4"),
             ({"chunk_size": 512}, "chunk_size: expected None or one of .*, got 512"),
             ({"chunk_size": True}, "chunk_size: expected None or one of .*, got True"),

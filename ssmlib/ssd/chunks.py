@@ -77,6 +77,10 @@ def saved_shape(
     return most_pieces(t, s, chunk_size or CHUNK), b, h, p, B.shape[3]
 
 
+def saved_dtype(x: Tensor, B: Tensor, C: Tensor, wide: torch.dtype) -> torch.dtype:
+    return wide
+
+
 def backward(
     dy: Tensor,
     d_last: Tensor,

@@ -1,8 +1,8 @@
 """The fast forms as custom operators, which `torch.compile` passes over whole and autograd knows.
 
-A form is a module with `forward`, `backward` and `saved_shape`, as `ssmlib.ssd.chunks` has them;
-FORMS names it, and it is imported when it runs. Differentiable once: the backward operator has no
-gradient of its own.
+A form is a module with `forward`, `backward`, `saved_shape` and `saved_dtype`, as
+`ssmlib.ssd.chunks` has them; FORMS names it, and it is imported when it runs. Differentiable once:
+the backward operator has no gradient of its own.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssmlib.recurrence import wants_grad, working_dtype
 
-FORMS = {"torch": "ssmlib.ssd.chunks"}
+FORMS = {"torch": "ssmlib.ssd.chunks", "triton": "ssmlib.kernels.ssd"}
 
 
 def ssd_by(
@@ -69,11 +69,12 @@ def _forward(
 @_forward.register_fake
 def _(*inputs: Tensor | bool | int | str | None) -> tuple[Tensor, Tensor, Tensor]:
     *tensors, _, state, cu_seqlens, chunk_size, form, needs_grad = inputs
-    x, _, _, B, *_ = tensors
-    wide = working_dtype(*tensors, state)
+    x, _, _, B, C, *_ = tensors
+    wide, module = working_dtype(*tensors, state), module_of(form)
     s = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    kept = module_of(form).saved_shape(x, B, cu_seqlens, chunk_size) if needs_grad else (0,)
-    sizes = ((x.shape, x.dtype), ((s, *x.shape[2:], B.shape[3]), wide), (kept, wide))
+    kept = module.saved_shape(x, B, cu_seqlens, chunk_size) if needs_grad else (0,)
+    last = (s, *x.shape[2:], B.shape[3])
+    sizes = ((x.shape, x.dtype), (last, wide), (kept, module.saved_dtype(x, B, C, wide)))
     return tuple(x.new_empty(size, dtype=dtype) for size, dtype in sizes)
 
 
@@ -134,3 +135,49 @@ def _differentiate(ctx, dy: Tensor | None, d_last: Tensor | None, _: None) -> tu
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+@torch.library.custom_op("ssmlib::ssd_step", mutates_args=())
+def step_by(
+    form: str,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """y (b h p) and the next state of one token, by a form that has a `step`. Not for autograd."""
+    return module_of(form).step(x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+
+
+@step_by.register_fake
+def _(form: str, x: Tensor, *others: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), others[-1].new_empty(others[-1].shape)
+
+
+@torch.library.custom_op("ssmlib::ssd_step_", mutates_args=("state",))
+def step_by_(
+    form: str,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state: Tensor,
+) -> Tensor:
+    """The same with the next state written over `state`; y."""
+    return module_of(form).step_(x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+
+
+@step_by_.register_fake
+def _(form: str, x: Tensor, *others: Tensor | bool | None) -> Tensor:
+    return x.new_empty(x.shape)

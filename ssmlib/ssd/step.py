@@ -7,6 +7,8 @@ from torch import Tensor
 from ssmlib.recurrence import softplus, wants_grad, working_dtype
 from ssmlib.shapes import check
 from ssmlib.ssd.checks import check_inputs
+from ssmlib.ssd.function import choose, ssd
+from ssmlib.ssd.operator import step_by, step_by_
 
 
 def ssd_step(
@@ -21,13 +23,23 @@ def ssd_step(
     dt_softplus: bool = False,
     *,
     state: Tensor,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Take one token; return y (b h p) and the next state (b h p n): `ssd` at t = 1.
 
     x, z (b h p). dt (b h). B, C (b g n). state (b h p n), and all else, as in `ssd`.
-    Differentiable. Raises ValueError as `ssd` does.
+    Differentiable. With Triton, a kernel of its own where no gradient is wanted.
+    Raises ValueError as `ssd` does.
     """
     _check(x, dt, A, B, C, D, z, dt_bias, state)
+    chosen = choose(backend, x, dt, A, B, C, D, z, dt_bias, state)
+    if chosen == "triton" and not wants_grad(x, dt, A, B, C, D, z, dt_bias, state):
+        return step_by(chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+    if chosen != "torch":
+        x, dt, B, C, z = (None if v is None else v.unsqueeze(1) for v in (x, dt, B, C, z))
+        args = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+        y, last = ssd(*args, backend=chosen)
+        return y.squeeze(1), last
     wide = working_dtype(x, dt, A, B, C, D, z, dt_bias, state)
     with torch.autocast(x.device.type, enabled=False):
         dt = _time_step(dt, dt_bias, dt_softplus, wide)
@@ -48,6 +60,7 @@ def ssd_step_(
     dt_softplus: bool = False,
     *,
     state: Tensor,
+    backend: str = "auto",
 ) -> Tensor:
     """Take one token, and write the next state over `state`; return y (b h p).
 
@@ -65,6 +78,14 @@ def ssd_step_(
     wide = working_dtype(*tensors, state)
     if state.dtype != wide:
         raise ValueError(f"state: expected dtype {wide} (the widest input), got {state.dtype}")
+    chosen = choose(backend, *tensors, state)
+    if chosen == "triton":
+        return step_by_(chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+    if chosen != "torch":
+        args = (x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+        y, last = ssd_step(*args, state=state, backend=chosen)
+        state.copy_(last)
+        return y
     with torch.autocast(x.device.type, enabled=False):
         dt = _time_step(dt, dt_bias, dt_softplus, wide)
         decay, fed, B = _enter(x, dt, A, B, wide)

@@ -5,12 +5,26 @@ from typing import NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
+
+from ssmlib.backends import interpreting
 
 KEEP = 128  # tokens between two states that the forward pass keeps
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST = 256  # p and n that fit into a program
+ENOUGH = 1.0  # programs on a multiprocessor with which a sequence stays whole
+FULL = 2  # programs that fit on one
 FAR = 2**24  # strides from which the offsets within a chunk would not fit into 32 bits
+
+
+class Tile(NamedTuple):
+    """What a program of the forward pass holds at once: tokens of a chunk, channels of a head."""
+
+    chunk: int
+    width: int
+    warps: int
+    stages: int
 
 
 class Plan(NamedTuple):
@@ -61,6 +75,32 @@ class Plan(NamedTuple):
     def p_pad(self) -> int:
         return max(16, triton.next_power_of_2(self.p))
 
+    @property
+    def operand(self) -> tl.dtype:
+        """What a kernel's matrix products read. Interpreted, they are right in float32 only."""
+        names = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+        return tl.float32 if interpreting() else names[self.dtype]
+
+    @property
+    def precision(self) -> str:
+        """How float32 operands are multiplied: as three products of their halves, not cut off."""
+        return "tf32x3" if self.dtype == torch.float32 else "tf32"
+
+    def states(self, rows: int) -> Tensor:
+        size = (rows, self.h, self.p, self.n)
+        return torch.empty(size, dtype=torch.float32, device=self.device)
+
+    def starts(self, state: Tensor | None) -> Tensor:
+        """Room for what each segment starts from, filled in for the first one of each sequence."""
+        starts = self.states(self.slots)
+        if self.cu_seqlens is None:
+            starts[:: self.segments] = 0.0 if state is None else state
+        else:
+            first = self.cu_seqlens[:-1] // self.segment
+            first = first + torch.arange(self.sequences, device=self.device)
+            starts[first] = torch.zeros((), device=self.device) if state is None else state
+        return starts
+
 
 def up_to(size: int, step: int) -> int:
     return triton.cdiv(size, step) * step
@@ -74,8 +114,8 @@ def rows(v: Tensor | None) -> Tensor | None:
 
 
 def kept_dtype(x: Tensor, B: Tensor, C: Tensor) -> torch.dtype:
-    """What matrix products read and states are kept in: that of x, B and C if it is one, and 16
-    bits wide, float32 otherwise.
+    """What matrix products read and states are kept in: the dtype of x, B and C, or float32 where
+    they are of several.
     """
     return x.dtype if x.dtype == B.dtype == C.dtype else torch.float32
 
@@ -93,6 +133,36 @@ def saved_shape(
     if cu_seqlens is not None:
         slots = t // KEEP + cu_seqlens.shape[0] - 1
     return slots, h, n, p
+
+
+def tile(x: Tensor, B: Tensor, C: Tensor, chunk_size: int | None) -> Tile:
+    """A state of 2^13 numbers fills half the registers of four warps."""
+    n_pad, p_pad = (max(16, triton.next_power_of_2(v)) for v in (B.shape[3], x.shape[3]))
+    width = min(p_pad, 64, 2**13 // n_pad)
+    chunk = 64 if kept_dtype(x, B, C) != torch.float32 else 32
+    return Tile(chunk if chunk_size is None else min(chunk, chunk_size), width, 4, 2)
+
+
+def segment(x: Tensor, B: Tensor, cu_seqlens: Tensor | None, tile: Tile) -> int:
+    """Tokens of a segment: all, unless that were too few programs; then enough for FULL of them."""
+    s, t, h, p = x.shape
+    s = s if cu_seqlens is None else len(cu_seqlens) - 1
+    programs = s * h * triton.cdiv(p, tile.width) / processors(x.device)
+    segments = 1
+    if programs < ENOUGH and t >= 8 * KEEP:
+        segments = min(triton.cdiv(t, 4 * KEEP), max(2, round(FULL / programs)))
+    return up_to(triton.cdiv(t, segments), KEEP)
+
+
+def skip_strides(D: Tensor | None) -> tuple[int, int]:
+    """Those of D (h,) or (h p), as if it had both axes."""
+    if D is None:
+        return 0, 0
+    return D.stride(0), D.stride(1) if D.ndim == 2 else 0
+
+
+def saved_dtype(x: Tensor, B: Tensor, C: Tensor, wide: torch.dtype) -> torch.dtype:
+    return kept_dtype(x, B, C)
 
 
 @functools.cache

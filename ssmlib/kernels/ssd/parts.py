@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ssmlib.kernels.selective_scan.parts import LOG2E, sequence, slot, softplus
+from ssmlib.kernels.selective_scan.parts import LOG2E, sequence, softplus
 
 TOKENS = 256  # of one program of `decay_kernel`
 HEADS = 16
@@ -15,8 +15,9 @@ HEADS = 16
 def locate(cu_ptr, k, sequences, t, segments, SIZE):
     """Of slot k: its sequence's number, first row and length, and where in it the slot begins.
 
-    In a batch each sequence has `segments` slots of SIZE tokens. In a pack those of sequence i begin
-    at slot first // SIZE + i, as in `slot`; a slot that begins at or after the length is empty.
+    In a batch each sequence has `segments` slots of SIZE tokens. In a pack those of sequence i
+    begin at slot first // SIZE + i, as in `slot`; a slot that begins at the length or after it is
+    empty.
     """
     if cu_ptr is None:
         i = k // segments
@@ -107,10 +108,11 @@ def decays(
     b, t, h = dt.shape
     step, log = (torch.empty(b, h, t, dtype=torch.float32, device=dt.device) for _ in range(2))
     sequences = b if cu_seqlens is None else len(cu_seqlens) - 1
+    bias = None if dt_bias is None else dt_bias.contiguous()
     blocks = triton.cdiv(t, TOKENS)
     slots = b * blocks if cu_seqlens is None else t // TOKENS + sequences
     decay_kernel[(slots, triton.cdiv(h, HEADS))](
-        dt, A, dt_bias, cu_seqlens, step, log, sequences, t, blocks, h, *dt.stride(), Q=chunk,
-        TOKENS=TOKENS, HEADS=HEADS, SOFTPLUS=dt_softplus, num_warps=4,
+        dt, A.contiguous(), bias, cu_seqlens, step, log, sequences, t, blocks, h,
+        *dt.stride(), Q=chunk, TOKENS=TOKENS, HEADS=HEADS, SOFTPLUS=dt_softplus, num_warps=4,
     )  # fmt: skip
     return step, log
