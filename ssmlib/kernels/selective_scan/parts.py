@@ -33,7 +33,7 @@ def softplus(u):
     p = -0.165705125 + f * (0.149179918 + f * p)
     p = -0.250017551 + f * (0.199620709 + f * p)
     p = -0.499999916 + f * (0.333339502 + f * p)
-    return tl.where(u > 20.0, u, i.to(tl.float32) * LN2 + (f + f * f * p))
+    return tl.where(u <= 20.0, i.to(tl.float32) * LN2 + (f + f * f * p), u)  # u also if it is NaN
 
 
 @triton.jit
