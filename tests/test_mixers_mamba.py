@@ -72,6 +72,34 @@ def test_the_kernels_take_what_the_layer_gives_them(name, seeded):
         assert_close(got, want, 1e-5)
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_one_token_goes_by_a_step_of_its_own(backend, seeded, monkeypatch):
+    mixer = layer(state_size=4, backend=backend).to(DEVICE).float()
+    x = seeded.normal(2, 6, 6).float().to(DEVICE)
+    with torch.no_grad():
+        whole, last = mixer(x)
+        _, state = mixer(x[:, :5])
+        monkeypatch.delattr("ssmlib.mixers.mamba.selective_scan")
+        y, after = mixer(x[:, 5:], state)
+    assert_close(y, whole[:, 5:], 1e-6)
+    for got, want in zip(after, last, strict=True):
+        assert_close(got, want, 1e-6)
+
+
+def test_gradients_go_through_tokens_one_by_one(seeded):
+    mixer, x = layer(), seeded.normal(2, 5, 6).requires_grad_()
+    found = []
+    for cuts in ((), (1, 2, 3, 4)):
+        state, ys = None, []
+        for piece in x.tensor_split(cuts, dim=1):
+            y, state = mixer(piece, state)
+            ys.append(y)
+        loss = torch.cat(ys, 1).square().sum() + state.ssm.square().sum()
+        found.append(torch.autograd.grad(loss, [x, *mixer.parameters()]))
+    for got, want in zip(*found, strict=True):
+        assert_close(got, want)
+
+
 def by_the_book(mixer, x):
     """The published layer, token by token, from its parameters alone."""
     p, (b, t, _) = dict(mixer.named_parameters()), x.shape

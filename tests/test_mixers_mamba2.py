@@ -66,6 +66,32 @@ def test_every_parameter_learns_and_no_token_sees_the_future(kind, seeded):
     assert silent == []
 
 
+def test_one_token_goes_by_a_step_of_its_own(seeded, monkeypatch):
+    mixer, x = layer(), seeded.normal(2, 6, 6)
+    whole, last = mixer(x)
+    _, state = mixer(x[:, :5])
+    monkeypatch.delattr("ssmlib.mixers.mamba2.ssd")
+    y, after = mixer(x[:, 5:], state)
+    assert_close(y, whole[:, 5:])
+    for got, want in zip(after, last, strict=True):
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_go_through_tokens_one_by_one(kind, seeded):
+    mixer, x = layer(**KINDS[kind]), seeded.normal(2, 5, 6).requires_grad_()
+    found = []
+    for cuts in ((), (1, 2, 3, 4)):
+        state, ys = None, []
+        for piece in x.tensor_split(cuts, dim=1):
+            y, state = mixer(piece, state)
+            ys.append(y)
+        loss = torch.cat(ys, 1).square().sum() + state.ssm.square().sum()
+        found.append(torch.autograd.grad(loss, [x, *mixer.parameters()]))
+    for got, want in zip(*found, strict=True):
+        assert_close(got, want)
+
+
 def by_the_book(mixer, x):
     """The published layer, token by token, from its parameters alone."""
     p, (b, t, _), c = dict(mixer.named_parameters()), x.shape, mixer.config

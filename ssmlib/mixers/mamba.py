@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ssmlib.convolution import causal_conv1d
 from ssmlib.layers import RMSNorm
 from ssmlib.s4.initial import timescales
-from ssmlib.selective_scan import selective_scan
+from ssmlib.selective_scan import selective_scan, selective_scan_step
 from ssmlib.shapes import check, check_number
 
 SELECTIVE = ("dt", "B", "C")
@@ -116,19 +116,18 @@ class Mamba(nn.Module):
     def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
         x, z, conv = self._inputs(x, state)
         dt, B, C = self._select(x)
-        y, ssm = selective_scan(
-            x,
-            dt,
-            -torch.exp(_wide(self.A_log)),
-            B,
-            C,
-            self.D,
-            z,
-            self._dt_bias(),
-            dt_softplus=True,
-            state=None if state is None else state.ssm,
-            backend=self.config.backend,
-        )
+        A, bias, backend = -torch.exp(_wide(self.A_log)), self._dt_bias(), self.config.backend
+        if state is None or x.shape[1] > 1:
+            before = None if state is None else state.ssm
+            y, ssm = selective_scan(
+                x, dt, A, B, C, self.D, z, bias, True, state=before, backend=backend
+            )
+        else:
+            x, dt, B, C, z = (None if v is None else v.squeeze(1) for v in (x, dt, B, C, z))
+            y, ssm = selective_scan_step(
+                x, dt, A, B, C, self.D, z, bias, True, state=state.ssm, backend=backend
+            )
+            y = y.unsqueeze(1)
         return self.out_proj(y), MambaState(conv, ssm)
 
     def delta(self, x: Tensor, state: MambaState | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from ssmlib.convolution import causal_conv1d
 from ssmlib.mixers.mamba import DT_FLOOR, inverse_softplus
 from ssmlib.s4.initial import timescales
 from ssmlib.shapes import check, check_number
-from ssmlib.ssd import ssd
+from ssmlib.ssd import ssd, ssd_step
 
 
 @dataclass(frozen=True)
@@ -138,20 +138,30 @@ class Mamba2(nn.Module):
         )
         x, B, C = x.split(self.parts, dim=-1)
         dt, dt_bias = self._steps(dt)
-        y, ssm = ssd(
-            x.unflatten(2, (self.heads, c.head_dim)),
-            dt,
-            -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
-            B.unflatten(2, (c.groups, c.state_size)),
-            C.unflatten(2, (c.groups, c.state_size)),
-            self.D,
-            dt_bias=dt_bias,
-            dt_softplus=dt_bias is not None,
-            state=None if state is None else state.ssm,
-            chunk_size=c.chunk_size,
-            backend=c.backend,
-        )
+        y, ssm = self._run(x, dt, B, C, dt_bias, None if state is None else state.ssm)
         return self.out_proj(self.norm(y.flatten(2), z)), Mamba2State(conv, ssm)
+
+    def _run(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        B: Tensor,
+        C: Tensor,
+        dt_bias: Tensor | None,
+        state: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """y (b t h p) of x (b t e), B and C (b t g*n), and the next state; one token by a step."""
+        c, softplus = self.config, dt_bias is not None
+        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+        x = x.unflatten(2, (self.heads, c.head_dim))
+        B, C = (v.unflatten(2, (c.groups, c.state_size)) for v in (B, C))
+        how = {"state": state, "backend": c.backend}
+        if state is None or x.shape[1] > 1:
+            how["chunk_size"] = c.chunk_size
+            return ssd(x, dt, A, B, C, self.D, None, dt_bias, softplus, **how)
+        x, dt, B, C = (v.squeeze(1) for v in (x, dt, B, C))
+        y, last = ssd_step(x, dt, A, B, C, self.D, None, dt_bias, softplus, **how)
+        return y.unsqueeze(1), last
 
     def _steps(self, dt: Tensor) -> tuple[Tensor, Tensor | None]:
         """dt and the bias for `ssd` to add before its softplus; None where both are done here."""
