@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmlib.layers import MixerConfig, NormConfig, Residual, layers_of
+from ssmlib.layers import MixerConfig, NormConfig, Residual, hold, layers_of
 from ssmlib.shapes import check, check_number
 
 __all__ = [
@@ -104,16 +104,36 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         check(x=(x, f"b t {len(self.norm_f.weight)}"))
-        before = (None,) * len(self.layers) if state is None else state
-        if not isinstance(before, tuple) or len(before) != len(self.layers):
-            came = f"{len(before)} entries" if isinstance(before, tuple) else type(before).__name__
-            raise ValueError(f"state: expected a tuple of {len(self.layers)} entries, got {came}")
+        before = (None,) * len(self.layers) if state is None else self._check(state)
         after, first = [], x
         for layer, old in zip(self.layers, before, strict=True):
-            reads = (x, old, first) if getattr(layer, "reads_first", False) else (x, old)
-            x, new = layer(*reads)
+            x, new = layer(x, old, *_wanted(layer, first))
             after.append(new)
         return self.norm_f(x), tuple(after)
+
+    def hold(self, state: State, room: int) -> State:
+        """A copy of the state that `step_` may write over, with room for so many more tokens."""
+        check_number(low=1, whole=True, room=room)
+        return tuple(map(hold, self.layers, self._check(state), [room] * len(self.layers)))
+
+    def step_(self, x: Tensor, state: State) -> Tensor:
+        """One token x (b 1 d_model), with the next state written over `state`, of `hold`."""
+        check(x=(x, f"b 1 {len(self.norm_f.weight)}"))
+        first = x
+        for layer, place in zip(self.layers, self._check(state), strict=True):
+            x = layer.step_(x, place, *_wanted(layer, first))
+        return self.norm_f(x)
+
+    def _check(self, state: State) -> State:
+        if not isinstance(state, tuple) or len(state) != len(self.layers):
+            came = f"{len(state)} entries" if isinstance(state, tuple) else type(state).__name__
+            raise ValueError(f"state: expected a tuple of {len(self.layers)} entries, got {came}")
+        return state
+
+
+def _wanted(layer: nn.Module, first: Tensor) -> tuple[Tensor, ...]:
+    """The embeddings, for a layer that reads them beside what the layers before made."""
+    return (first,) if getattr(layer, "reads_first", False) else ()
 
 
 class LanguageModel(nn.Module):
@@ -141,14 +161,30 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, State]:
         if keep is not None:
             check_number(low=1, whole=True, keep=keep)
-        c = self.config
-        check_tokens(tokens, c.vocab_size)
-        x = self.embedding(tokens)
-        y, state = self.backbone(x * c.embedding_scale if c.embedding_scale != 1 else x, state)
-        logits = self.lm_head(y if keep is None else y[:, -keep:])
-        if c.logit_cap is not None:
-            logits = c.logit_cap * torch.tanh(logits / c.logit_cap)
-        return logits, state
+        y, state = self.backbone(self._embed(tokens), state)
+        return self._logits(y if keep is None else y[:, -keep:]), state
+
+    def hold(self, state: State, room: int) -> State:
+        """A copy of the state that `step_` may write over, with room for so many more tokens."""
+        return self.backbone.hold(state, room)
+
+    def step_(self, tokens: Tensor, state: State) -> Tensor:
+        """One token (b 1) of each row to logits (b 1 vocab_size); `state`, of `hold`, moves on.
+
+        No memory is kept that was not there before, and nothing waits for a GPU, so a CUDA graph
+        can hold the call. Without gradients.
+        """
+        with torch.no_grad():
+            return self._logits(self.backbone.step_(self._embed(tokens), state))
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        check_tokens(tokens, self.config.vocab_size)
+        x, scale = self.embedding(tokens), self.config.embedding_scale
+        return x if scale == 1 else x * scale
+
+    def _logits(self, y: Tensor) -> Tensor:
+        logits, cap = self.lm_head(y), self.config.logit_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 class SequenceModel(nn.Module):

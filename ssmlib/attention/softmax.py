@@ -49,7 +49,7 @@ def attention_reference(
 ) -> Tensor:
     """The definition: c times t scores per head, in float64 whatever the inputs' dtype."""
     _check_heads(q, k, v, window)
-    q64, k64, v64 = (x.double() for x in (q, *_match_heads(q, k, v)))
+    q64, k64, v64 = (x.double() for x in (q, *match_heads(q, k, v)))
     scores = torch.einsum("bchk,bthk->bhct", q64, k64) / math.sqrt(q.shape[-1])
     seen = visible(q.shape[1], k.shape[1], causal, window, q.device)
     weights = scores.masked_fill(~seen, -math.inf).softmax(-1)
@@ -178,7 +178,7 @@ def _sdpa(
 ) -> Tensor:
     if q.is_cuda and (mask is not None or q.dtype not in (torch.float16, torch.bfloat16)):
         # the kernels for masks and float32 do not share heads: they would fall back to all scores
-        k, v = _match_heads(q, k, v)
+        k, v = match_heads(q, k, v)
     options = {"enable_gqa": True} if k.shape[2] != q.shape[2] else {}
     own, width = v.shape[-1], max(q.shape[-1], v.shape[-1])
     if q.shape[-1] != own:  # PyTorch's kernels without a score matrix take a single width
@@ -189,7 +189,7 @@ def _sdpa(
     return y.transpose(1, 2)[..., :own]
 
 
-def _match_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def match_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     r = q.shape[2] // k.shape[2]
     return tuple(repeat(x, "b t g k -> b t (g r) k", r=r) if r > 1 else x for x in (k, v))
 

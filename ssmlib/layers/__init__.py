@@ -9,6 +9,7 @@ moe        MoE: a router sends each token to a few of many MLPs
 from ssmlib.layers.mlp import ACTIVATIONS, MLP, MLPConfig
 from ssmlib.layers.moe import MoE, MoEConfig, balance_loss, load_balance
 from ssmlib.layers.norm import NormConfig, RMSNorm
+from ssmlib.layers.place import hold, step_
 from ssmlib.layers.residual import MixerConfig, Residual, SharedConfig, layers_of
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "Residual",
     "SharedConfig",
     "balance_loss",
+    "hold",
     "layers_of",
     "load_balance",
+    "step_",
 ]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from ssmlib.layers.norm import NormConfig
+from ssmlib.layers.place import hold, step_
 
 
 class MixerConfig(Protocol):
@@ -28,10 +29,22 @@ class Residual(nn.Module):
         self.post_norm = made.build(d_model) if made.place == "both" else None
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        y, state = self.mixer(x if self.place == "post" else self.norm(x), state)
+        y, state = self.mixer(self._before(x), state)
+        return self._after(x, y), state
+
+    def hold(self, state: Any, room: int) -> Any:
+        return hold(self.mixer, state, room)
+
+    def step_(self, x: Tensor, state: Any) -> Tensor:
+        return self._after(x, step_(self.mixer, self._before(x), state))
+
+    def _before(self, x: Tensor) -> Tensor:
+        return x if self.place == "post" else self.norm(x)
+
+    def _after(self, x: Tensor, y: Tensor) -> Tensor:
         if self.place == "post":
-            return self.norm(x + y), state
-        return x + (y if self.post_norm is None else self.post_norm(y)), state
+            return self.norm(x + y)
+        return x + (y if self.post_norm is None else self.post_norm(y))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,16 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from ssmlib.attention import KVCache, RopeScaling, attend_cached, rotary_rates, rotate
+from ssmlib.attention import (
+    KVCache,
+    RingCache,
+    RopeScaling,
+    attend_cached,
+    attend_ring_,
+    rotary_rates,
+    rotate,
+    to_ring,
+)
 from ssmlib.shapes import check, check_number
 
 
@@ -62,24 +71,46 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, state: KVCache | None = None) -> tuple[Tensor, KVCache]:
         check(x=(x, f"b t {self.q_proj.in_features}"))
-        return self.attend(x, self.q_proj(x), self.k_proj(x), self.v_proj(x), state)
+        return self.attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), state)
+
+    def hold(self, state: KVCache, room: int) -> RingCache:
+        """The cache as a place for `step_`, with room for so many more tokens, or the window's."""
+        return to_ring(state, room, self.config.window)
+
+    def step_(self, x: Tensor, state: RingCache) -> Tensor:
+        """One token x (b 1 d) to y, with its key and value written over `state`.
+
+        max_length is not looked at, as positions may be on a GPU.
+        """
+        check(x=(x, f"b 1 {self.q_proj.in_features}"))
+        return self.attend_(self.q_proj(x), self.k_proj(x), self.v_proj(x), state)
 
     def attend(
-        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: KVCache | None
+        self, q: Tensor, k: Tensor, v: Tensor, state: KVCache | None
     ) -> tuple[Tensor, KVCache]:
-        """From the projections of x, (b t h*k) and (b t g*k), to y and the longer cache."""
+        """From what the projections made, (b t h*k) and (b t g*k), to y and the longer cache."""
+        start, t = 0 if state is None else state.position, q.shape[1]
+        _check_length(start + t, self.config.max_length)
+        positions = torch.arange(start, start + t, device=q.device)
+        y, state = attend_cached(*self._heads(q, k, v, positions), state, self.config.window)
+        return self.o_proj(y.flatten(2)), state
+
+    def attend_(self, q: Tensor, k: Tensor, v: Tensor, state: RingCache) -> Tensor:
+        """The same for one token of each row, with the cache written over; returns y."""
+        heads = self._heads(q, k, v, state.position[:, None])
+        y = attend_ring_(*(x.squeeze(1) for x in heads), state, self.config.window)
+        return self.o_proj(y.flatten(1)[:, None])
+
+    def _heads(
+        self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As heads (b t h k), q and k turned to their positions (t,) or (b t), q scaled."""
         c = self.config
         q, k, v = (p.unflatten(2, (-1, self.head_dim)) for p in (q, k, v))
-        start = 0 if state is None else state.position
-        _check_length(start + x.shape[1], c.max_length)
         if c.base is not None:
-            positions = torch.arange(start, start + x.shape[1], device=x.device)
-            rates = self.rates(x.device)
+            rates = self.rates(q.device)
             q, k = rotate(q, positions, rates=rates), rotate(k, positions, rates=rates)
-        if c.scale is not None:
-            q = q * (c.scale * sqrt(self.head_dim))
-        y, state = attend_cached(q, k, v, state, c.window)
-        return self.o_proj(y.flatten(2)), state
+        return (q if c.scale is None else q * (c.scale * sqrt(self.head_dim))), k, v
 
     def rates(self, device: torch.device) -> Tensor:
         """How far each pair of a head's features turns from one position to the next."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmlib.convolution import causal_conv1d
+from ssmlib.convolution import causal_conv1d, causal_conv1d_step_
 from ssmlib.layers.mlp import activation
 from ssmlib.scan import scan
 from ssmlib.shapes import check, check_number
@@ -112,18 +112,32 @@ class RGLRU(nn.Module):
 
     def forward(self, x: Tensor, state: RGLRUState | None = None) -> tuple[Tensor, RGLRUState]:
         self._check(x, state)
-        branch = self.activation(self.linear_y(x))
         u, conv = causal_conv1d(
             self.linear_x(x),
-            self.conv_1d.weight.squeeze(1),
-            self.conv_1d.bias,
+            *self._taps(),
             state=None if state is None else state.conv,
             backend=self.config.backend,
         )
         a, taken = self.rg_lru(u, first=state is None and self.config.first_whole)
         start = None if state is None else state.h
         h, last = scan(a, taken, start, backend=self.config.backend)
-        return self.linear_out(h.to(x.dtype) * branch), RGLRUState(conv, last)
+        return self._out(x, h), RGLRUState(conv, last)
+
+    def step_(self, x: Tensor, state: RGLRUState) -> Tensor:
+        """One token x (b 1 d) to y (b 1 d), with the next state written over `state`."""
+        check(x=(x, "b 1 d"))
+        self._check(x, state)
+        taps, backend = self._taps(), self.config.backend
+        u = causal_conv1d_step_(self.linear_x(x)[:, 0], *taps, state=state.conv, backend=backend)
+        a, taken = self.rg_lru(u[:, None], first=False)
+        state.h.mul_(a[:, 0]).add_(taken[:, 0])
+        return self._out(x, state.h[:, None])
+
+    def _taps(self) -> tuple[Tensor, Tensor]:
+        return self.conv_1d.weight.squeeze(1), self.conv_1d.bias
+
+    def _out(self, x: Tensor, h: Tensor) -> Tensor:
+        return self.linear_out(h.to(x.dtype) * self.activation(self.linear_y(x)))
 
     def _check(self, x: Tensor, state: RGLRUState | None) -> None:
         e = self.linear_x.out_features

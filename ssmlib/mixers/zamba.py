@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlib.attention import KVCache
-from ssmlib.layers import MLP, MixerConfig, MLPConfig, NormConfig, RMSNorm
+from ssmlib.layers import MLP, MixerConfig, MLPConfig, NormConfig, RMSNorm, hold, step_
 from ssmlib.mixers.attention import Attention, AttentionConfig
 from ssmlib.shapes import check, check_number
 
@@ -108,21 +108,34 @@ class ZambaLayer(nn.Module):
         check(x=(x, "b t d"), first=(first, "b t d"))
         if state is not None and not isinstance(state, ZambaState):
             raise ValueError(f"state: expected a ZambaState or None, got {type(state).__name__}")
-        told, cache = self._consult(x, first, None if state is None else state.cache)
-        y, own = self.mixer(self.norm(x + told), None if state is None else state.mixer)
+        attention = self.shared_transformer.self_attn
+        cache, own = (None, None) if state is None else state
+        told, cache = attention.attend(*self._ask(x, first), cache)
+        y, own = self.mixer(self._told(x, told), own)
         return x + y, ZambaState(cache, own)
 
-    def _consult(self, x: Tensor, first: Tensor, cache: KVCache | None) -> tuple[Tensor, KVCache]:
-        """What the shared block has to say, (b t d), and this layer's cache of it."""
+    def hold(self, state: ZambaState, room: int) -> ZambaState:
+        cache = self.shared_transformer.self_attn.hold(state.cache, room)
+        return ZambaState(cache, hold(self.mixer, state.mixer, room))
+
+    def step_(self, x: Tensor, state: ZambaState, first: Tensor) -> Tensor:
+        check(x=(x, "b 1 d"), first=(first, "b 1 d"))
+        told = self.shared_transformer.self_attn.attend_(*self._ask(x, first), state.cache)
+        return x + step_(self.mixer, self._told(x, told), state.mixer)
+
+    def _ask(self, x: Tensor, first: Tensor) -> list[Tensor]:
+        """q, k and v of the shared attention, as this layer adapts them."""
         block = self.shared_transformer
         seen = block.input_layernorm(torch.cat([x, first], dim=-1))
-        attention, mlp = block.self_attn, block.feed_forward
-        qkv = {name: getattr(attention, name)(seen) for name in QKV}
-        y, cache = attention.attend(seen, *(self._adapt(n, p, seen) for n, p in qkv.items()), cache)
-        y = block.pre_ff_layernorm(y)
+        return [self._adapt(n, getattr(block.self_attn, n)(seen), seen) for n in QKV]
+
+    def _told(self, x: Tensor, y: Tensor) -> Tensor:
+        """What the mixer reads: x, and what the shared MLP makes of the attention's y."""
+        block = self.shared_transformer
+        mlp, y = block.feed_forward, block.pre_ff_layernorm(y)
         made = torch.cat([mlp.gate_proj(y), mlp.up_proj(y)], dim=-1)
         gate, up = self._adapt("gate_up_proj", made, y).chunk(2, dim=-1)
-        return self.linear(mlp.down_proj(mlp.activation(gate) * up)), cache
+        return self.norm(x + self.linear(mlp.down_proj(mlp.activation(gate) * up)))
 
     def _adapt(self, name: str, made: Tensor, x: Tensor) -> Tensor:
         """What a shared matrix made of x, and what this layer adds to it."""

@@ -1,0 +1,114 @@
+"""One query for each head against a cache, which is read once: attention's step of decoding.
+
+The keys of a head are shared out to many programs, as one could not draw on a GPU's whole bandwidth
+(Flash-Decoding, Dao et al. 2023). Each holds the online softmax of its share; a second kernel joins
+them. How many slots are filled is read on the device, so a CUDA graph can hold a growing cache.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LOG2E = tl.constexpr(1.4426950408889634)
+TILE = 64  # keys at a time
+PROGRAMS = 264  # two for each of an H100's multiprocessors
+MOST_SHARES = 128
+
+
+@triton.jit
+def shares_kernel(
+    q_ptr, k_ptr, v_ptr, count_ptr, mixed_ptr, top_ptr, total_ptr, scale, m,
+    k_row, k_slot, k_head, v_row, v_slot, v_head,
+    G: tl.constexpr, R: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    R_PAD: tl.constexpr, K_PAD: tl.constexpr, V_PAD: tl.constexpr,
+    SHARES: tl.constexpr, TILE: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """One program: the R queries that read one key head, and one share of its keys."""
+    i, share = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row, head = i // G, i % G
+    r, f, o = tl.arange(0, R_PAD), tl.arange(0, K_PAD), tl.arange(0, V_PAD)
+    asked = (r < R)[:, None] & (f < K)[None, :]
+    q = tl.load(q_ptr + (i * R + r)[:, None] * K + f[None, :], mask=asked, other=0.0)
+    q = q.to(tl.float32) if EXACT else q
+    count = tl.minimum(tl.load(count_ptr + row), m).to(tl.int32)
+    each = tl.cdiv(tl.cdiv(count, TILE), SHARES) * TILE
+    first = share * each
+    last = tl.minimum(first + each, count)
+    k_ptr += row * k_row + head * k_head
+    v_ptr += row * v_row + head * v_head
+    top = tl.full((R_PAD,), float("-inf"), tl.float32)
+    total = tl.zeros((R_PAD,), tl.float32)
+    mixed = tl.zeros((R_PAD, V_PAD), tl.float32)
+    for start in range(first, last, TILE):
+        slot = start + tl.arange(0, TILE)
+        filled, at = slot < last, slot.to(tl.int64)
+        k = tl.load(
+            k_ptr + at[:, None] * k_slot + f[None, :],
+            mask=filled[:, None] & (f < K)[None, :],
+            other=0.0,
+        )
+        v = tl.load(
+            v_ptr + at[:, None] * v_slot + o[None, :],
+            mask=filled[:, None] & (o < V)[None, :],
+            other=0.0,
+        )
+        if EXACT:
+            k, v = k.to(tl.float32), v.to(tl.float32)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2E)
+        scores = tl.where(filled[None, :], scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, 1))
+        shrink, weights = tl.exp2(top - higher), tl.exp2(scores - higher[:, None])
+        total = shrink * total + tl.sum(weights, 1)
+        mixed = shrink[:, None] * mixed + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        top = higher
+    at = (i * SHARES + share) * R_PAD + r
+    tl.store(top_ptr + at, top)
+    tl.store(total_ptr + at, total)
+    tl.store(mixed_ptr + at[:, None] * V_PAD + o[None, :], mixed)
+
+
+@triton.jit
+def join_kernel(
+    mixed_ptr, top_ptr, total_ptr, y_ptr,
+    R: tl.constexpr, V: tl.constexpr, R_PAD: tl.constexpr, V_PAD: tl.constexpr,
+    SHARES: tl.constexpr,
+):  # fmt: skip
+    """One program: one query, all shares of its keys."""
+    i, r = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    s, o = tl.arange(0, SHARES), tl.arange(0, V_PAD)
+    at = (i * SHARES + s) * R_PAD + r
+    top = tl.load(top_ptr + at)
+    weight = tl.exp2(top - tl.max(top, 0))
+    total = tl.sum(weight * tl.load(total_ptr + at), 0)
+    mixed = tl.load(mixed_ptr + at[:, None] * V_PAD + o[None, :])
+    y = tl.sum(weight[:, None] * mixed, 0) / total
+    tl.store(y_ptr + (i * R + r) * V + o, y.to(y_ptr.dtype.element_ty), mask=o < V)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, count: Tensor, exact: bool) -> Tensor:
+    """y (b h v) of q (b h k), k (b m g k), v (b m g v), of which the first count (b,) slots count.
+
+    exact: widen what is loaded to float32, which the interpreter needs of bfloat16.
+    """
+    (b, h, size), (m, g), width = q.shape, k.shape[1:3], v.shape[3]
+    k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (k, v))
+    r_pad = max(16, triton.next_power_of_2(h // g))
+    k_pad, v_pad = (max(16, triton.next_power_of_2(x)) for x in (size, width))
+    wanted = min(triton.cdiv(m, 4 * TILE), triton.cdiv(PROGRAMS, b * g), MOST_SHARES)
+    shares = triton.next_power_of_2(max(1, wanted))
+    wide = {"dtype": torch.float32, "device": q.device}
+    mixed = torch.empty(b * g, shares, r_pad, v_pad, **wide)
+    top, total = torch.empty(2, b * g, shares, r_pad, **wide)
+    y = q.new_empty(b, h, width)
+    shares_kernel[(b * g, shares)](
+        q.contiguous(), k, v, count, mixed, top, total, size**-0.5, m,
+        *k.stride()[:3], *v.stride()[:3], G=g, R=h // g, K=size, V=width,
+        R_PAD=r_pad, K_PAD=k_pad, V_PAD=v_pad, SHARES=shares, TILE=TILE, EXACT=exact,
+        num_warps=4, num_stages=3,
+    )  # fmt: skip
+    join_kernel[(b * g, h // g)](
+        mixed, top, total, y, R=h // g, V=width, R_PAD=r_pad, V_PAD=v_pad, SHARES=shares,
+        num_warps=4,
+    )  # fmt: skip
+    return y
