@@ -9,6 +9,7 @@ s4_kernel        the poles of a diagonal system, and the kernel they make
 selection_dial   a memory of one number, with a step Δ of its own for each token
 selection_text   the steps that a trained model chose, byte by byte
 scan_tree        which entries of a scan are combined in which round
+ssd_blocks       the matrix of state space duality in chunks, each block read two ways
 """
 
 from ssmlib.viz.figures import attention_grid, dt_dial, kv_calculator, state_heatmap
@@ -17,6 +18,7 @@ from ssmlib.viz.host import Figure
 from ssmlib.viz.s4_kernel import s4_kernel
 from ssmlib.viz.scan import scan_tree
 from ssmlib.viz.selection import selection_dial, selection_text
+from ssmlib.viz.ssd import ssd_blocks
 
 __all__ = [
     "Figure",
@@ -28,5 +30,6 @@ __all__ = [
     "scan_tree",
     "selection_dial",
     "selection_text",
+    "ssd_blocks",
     "state_heatmap",
 ]

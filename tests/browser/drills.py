@@ -322,6 +322,43 @@ def scan_tree(figure: Locator) -> None:
     turn(control("Entries"), "16")
 
 
+def ssd_blocks(figure: Locator) -> None:
+    def control(name: str) -> Locator:
+        return figure.get_by_label(name)
+
+    size = control("Chunk size")
+    matrix = figure.locator("[data-part=cells] >> xpath=ancestor::*[name()='svg']")
+    turn(size, "256 tokens")
+    row, column = control("Row"), control("Column")
+    turn(row, "chunk 6 of 8")
+    turn(column, "chunk 3 of 8")
+    shows(figure, "steps", "8")
+    shows(figure, "masks", "524,288")
+    shows(figure, "states", "65,536")
+    assert figure.locator("[data-part=cells] rect").count() == 28
+    told = figure.locator(".told")
+    expect(told.first).to_contain_text("tokens 1,281 to 1,536 read tokens 513 to 768")
+    expect(told.last).to_contain_text("ages over 2 whole chunks")
+    assert "from chunk 3 to chunk 6" in matrix.get_attribute("aria-label")
+    turn(row, "chunk 1 of 8")  # the column stays on or below the diagonal
+    assert said(column) == "chunk 1 of 8"
+    expect(told.first).to_contain_text("under the mask")
+    turn(size, "1 token")
+    shows(figure, "steps", "2,048")
+    turn(size, "2,048 tokens")
+    shows(figure, "steps", "1")
+    assert said(row) == said(column) == "chunk 1 of 1"
+    click_at(size, 0.8)
+    turn(size, "512 tokens")
+    matrix.scroll_into_view_if_needed()
+    picture = matrix.bounding_box()
+    place = {"x": 0.2 * picture["width"], "y": 0.9 * picture["height"]}
+    matrix.click(position=place)
+    assert (said(row), said(column)) == ("chunk 4 of 4", "chunk 1 of 4")
+    matrix.click(position={"x": place["y"], "y": place["x"]})  # nothing lies above the diagonal
+    assert said(row) == "chunk 4 of 4"
+
+
 DRILLS = {
     "attention_grid": attention_grid,
     "kv_calculator": kv_calculator,
@@ -332,4 +369,5 @@ DRILLS = {
     "selection_dial": selection_dial,
     "selection_text": selection_text,
     "scan_tree": scan_tree,
+    "ssd_blocks": ssd_blocks,
 }

@@ -16,6 +16,7 @@ from ssmlib.viz import (
     scan_tree,
     selection_dial,
     selection_text,
+    ssd_blocks,
     state_heatmap,
 )
 from ssmlib.viz.selection import PRESETS, RULES, read_with
@@ -32,6 +33,7 @@ NAMES = [
     "selection_dial",
     "selection_text",
     "scan_tree",
+    "ssd_blocks",
 ]
 PLAIN = """body { margin: 8px; font: 16px sans-serif }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #eee } }"""
@@ -68,6 +70,7 @@ def site(tmp_path_factory, serve):
         selection_dial(),
         selection_text("a few\nletters", {"one": range(1, 14), "other": [0.1] * 13}),
         scan_tree(SCHEDULES, 16, follow=3),
+        ssd_blocks(),
     ]
     (folder / "book.html").write_text(page(BOOK, *figures), encoding="utf-8")
     (folder / "plain.html").write_text(page(PLAIN, *figures), encoding="utf-8")
