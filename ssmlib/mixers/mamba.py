@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmlib.convolution import causal_conv1d
+from ssmlib.convolution import causal_conv1d, causal_conv1d_step_
 from ssmlib.layers import RMSNorm
 from ssmlib.s4.initial import timescales
-from ssmlib.selective_scan import selective_scan, selective_scan_step
+from ssmlib.selective_scan import selective_scan, selective_scan_step, selective_scan_step_
 from ssmlib.shapes import check, check_number
 
 SELECTIVE = ("dt", "B", "C")
@@ -130,6 +130,22 @@ class Mamba(nn.Module):
             y = y.unsqueeze(1)
         return self.out_proj(y), MambaState(conv, ssm)
 
+    def step_(self, x: Tensor, state: MambaState) -> Tensor:
+        """One token x (b 1 d) to y (b 1 d), with the next state written over `state`."""
+        check(x=(x, "b 1 d"))
+        self._check(x, state)
+        x, z = self._split(x)
+        if state.conv is None:
+            x = F.silu(x)
+        else:
+            how = {"activation": "silu", "state": state.conv, "backend": self.config.backend}
+            x = causal_conv1d_step_(x[:, 0], *self._taps(), **how)[:, None]
+        x, dt, B, C, z = (None if v is None else v[:, 0] for v in (x, *self._select(x), z))
+        A, bias, backend = -torch.exp(_wide(self.A_log)), self._dt_bias(), self.config.backend
+        how = {"state": state.ssm, "backend": backend}
+        y = selective_scan_step_(x, dt, A, B, C, self.D, z, bias, True, **how)
+        return self.out_proj(y)[:, None]
+
     def delta(self, x: Tensor, state: MambaState | None = None) -> Tensor:
         """The time steps softplus(dt + bias) with which `forward` would read x: (b t e), float32.
 
@@ -144,18 +160,24 @@ class Mamba(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The channels that enter the scan and those that gate it, (b t e), and the conv state."""
         self._check(x, state)
-        x, z = self.in_proj(x).chunk(2, dim=-1) if self.config.gated else (self.in_proj(x), None)
+        x, z = self._split(x)
         if self.config.conv_width is None:
             return F.silu(x), z, None
         x, conv = causal_conv1d(
             x,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
+            *self._taps(),
             activation="silu",
             state=None if state is None else state.conv,
             backend=self.config.backend,
         )
         return x, z, conv
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The channels that enter the convolution and those that gate it, (b t e)."""
+        return self.in_proj(x).chunk(2, dim=-1) if self.config.gated else (self.in_proj(x), None)
+
+    def _taps(self) -> tuple[Tensor, Tensor | None]:
+        return self.conv1d.weight.squeeze(1), self.conv1d.bias
 
     def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """dt (b t e) before its bias, B and C (b t n)."""

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmlib.convolution import causal_conv1d
+from ssmlib.convolution import causal_conv1d, causal_conv1d_step_
 from ssmlib.mixers.mamba import DT_FLOOR, inverse_softplus
 from ssmlib.s4.initial import timescales
 from ssmlib.shapes import check, check_number
-from ssmlib.ssd import ssd, ssd_step
+from ssmlib.ssd import ssd, ssd_step, ssd_step_
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class Mamba2Config:
     convolution. wide_skip: D per channel, (h p), not per head. dt_min, dt_max: where dt starts,
     log-uniformly; at least 1e-4. dt_limit: the smallest and largest step that a token may take, to
     which steps are clamped; None for any. A_min, A_max: where -A starts, uniformly. norm_eps: of
-    the norm.
-    chunk_size, backend: of `ssd`; backend also of `causal_conv1d`.
+    the norm. chunk_size, backend: of `ssd`; backend also of `causal_conv1d`.
     """
 
     state_size: int = 128
@@ -126,20 +125,47 @@ class Mamba2(nn.Module):
 
     def forward(self, x: Tensor, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
         self._check(x, state)
-        c, e, mixed = self.config, self.parts[0], sum(self.parts)
-        z, x, dt = self.in_proj(x).split([e, mixed, self.heads], dim=-1)
+        z, x, dt = self._split(x)
         x, conv = causal_conv1d(
             x,
-            self.conv1d.weight.squeeze(1),  # the module holds weights, and is never called
-            self.conv1d.bias,
+            *self._taps(),
             activation="silu",
             state=None if state is None else state.conv,
-            backend=c.backend,
+            backend=self.config.backend,
         )
         x, B, C = x.split(self.parts, dim=-1)
         dt, dt_bias = self._steps(dt)
         y, ssm = self._run(x, dt, B, C, dt_bias, None if state is None else state.ssm)
         return self.out_proj(self.norm(y.flatten(2), z)), Mamba2State(conv, ssm)
+
+    def step_(self, x: Tensor, state: Mamba2State) -> Tensor:
+        """One token x (b 1 d) to y (b 1 d), with the next state written over `state`."""
+        check(x=(x, "b 1 d"))
+        self._check(x, state)
+        z, x, dt = (v[:, 0] for v in self._split(x))
+        how = {"backend": self.config.backend}
+        x = causal_conv1d_step_(x, *self._taps(), activation="silu", state=state.conv, **how)
+        x, B, C = self._by_head(*x.split(self.parts, dim=-1))
+        dt, dt_bias = self._steps(dt)
+        args = (x, dt, self._rates(), B, C, self.D, None, dt_bias, dt_bias is not None)
+        y = ssd_step_(*args, state=state.ssm, **how)
+        return self.out_proj(self.norm(y.flatten(1), z))[:, None]
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gate (b t e), what is convolved (b t e+2*g*n), and dt (b t h)."""
+        return self.in_proj(x).split([self.parts[0], sum(self.parts), self.heads], dim=-1)
+
+    def _taps(self) -> tuple[Tensor, Tensor | None]:
+        return self.conv1d.weight.squeeze(1), self.conv1d.bias  # the module is never called
+
+    def _by_head(self, x: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x as (... h p), B and C as (... g n)."""
+        c = self.config
+        B, C = (v.unflatten(-1, (c.groups, c.state_size)) for v in (B, C))
+        return x.unflatten(-1, (self.heads, c.head_dim)), B, C
+
+    def _rates(self) -> Tensor:
+        return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
 
     def _run(
         self,
@@ -152,9 +178,7 @@ class Mamba2(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """y (b t h p) of x (b t e), B and C (b t g*n), and the next state; one token by a step."""
         c, softplus = self.config, dt_bias is not None
-        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        x = x.unflatten(2, (self.heads, c.head_dim))
-        B, C = (v.unflatten(2, (c.groups, c.state_size)) for v in (B, C))
+        A, (x, B, C) = self._rates(), self._by_head(x, B, C)
         how = {"state": state, "backend": c.backend}
         if state is None or x.shape[1] > 1:
             how["chunk_size"] = c.chunk_size
