@@ -6,6 +6,7 @@ from agreement import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssmlib.bench import ssd as suite
+from ssmlib.bench import ssd_cpu
 from ssmlib.bench.cell import Setting, fill
 from ssmlib.bench.goals import verdicts
 from ssmlib.bench.ssd import block, compare
@@ -134,3 +135,18 @@ def test_the_quick_run_works_on_a_gpu():
     rows = suite.run(quick=True, device="cuda")
     ours = [row for row in rows if row["experiment"] == "ceilings" or row["provider"] == "ssmlib"]
     assert {row["status"] for row in ours} == {"ok"}
+
+
+def test_the_suite_of_the_cpu_finds_equal_gradients():
+    rows = ssd_cpu.run(quick=True)
+    assert [row["provider"].split()[0] for row in rows] == ["transformers"] * 2 + ["ssmlib"]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert all(row["error"] < 1e-5 and row["seconds"] > 0 < row["peak_bytes"] for row in rows)
+    assert ssd_cpu.summary(rows).count("\n") == 3
+    (verdict,) = verdicts(rows)
+    assert (verdict.aim.least, len(verdict.peers), verdict.share) == (1.5, 2, None)
+
+
+def test_a_model_of_other_weights_is_wrong(monkeypatch):
+    monkeypatch.setattr(ssd_cpu, "twin_of", lambda theirs, config: config.build())
+    assert [row["status"][:5] for row in ssd_cpu.rows(quick=True)] == ["ok", "ok", "wrong"]

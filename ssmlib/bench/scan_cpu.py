@@ -22,6 +22,7 @@ from ssmlib.bench.cell import Cell, Setting, fill, relative_error
 from ssmlib.bench.cpu import allocated_at_most, two_cores
 from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import ceilings, measure
+from ssmlib.bench.twins import gradients, random_tokens, twin_of
 from ssmlib.mixers.mamba import MambaConfig
 from ssmlib.model import LanguageModel, ModelConfig
 from ssmlib.selective_scan import selective_scan
@@ -174,8 +175,7 @@ def scan_cell(
 def model_rows(shape: Shape, seconds: tuple[float, float]) -> Iterator[dict[str, Any]]:
     """Loss and gradients of one batch, by transformers' model and by ours with its weights."""
     theirs, model = twins(shape)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(VOCABULARY, (shape.b, shape.t + 1), generator=generator)
+    tokens = random_tokens(shape.b, shape.t, VOCABULARY)
     began = time.perf_counter()
     want = gradients(theirs, lambda ids: theirs(ids, use_cache=False).logits, tokens)
     took = time.perf_counter() - began
@@ -184,7 +184,6 @@ def model_rows(shape: Shape, seconds: tuple[float, float]) -> Iterator[dict[str,
     yield labels | {"seconds": took, "repeats": 1, "error": None, "status": "ok"}
 
     found = gradients(model, lambda ids: model(ids)[0], tokens)
-    names = {ours_of(name): grad for name, grad in want.items()}
     warmup_s, time_s = seconds
     timing = measure(
         lambda: gradients(model, lambda ids: model(ids)[0], tokens),
@@ -197,7 +196,7 @@ def model_rows(shape: Shape, seconds: tuple[float, float]) -> Iterator[dict[str,
         "p20": timing.p20,
         "p80": timing.p80,
         "repeats": timing.repeats,
-        "error": relative_error([found[name] for name in names], list(names.values())),
+        "error": relative_error([found[name] for name in want], list(want.values())),
         "status": "ok",
     }
 
@@ -216,23 +215,7 @@ def twins(shape: Shape) -> tuple[nn.Module, LanguageModel]:
     )
     theirs = transformers.MambaForCausalLM(config)
     legend = {"M": MambaConfig(state_size=shape.n)}
-    model = ModelConfig(VOCABULARY, shape.d, "M" * LAYERS, legend).build()
-    model.load_state_dict({ours_of(name): p for name, p in theirs.state_dict().items()})
-    return theirs, model
-
-
-def ours_of(name: str) -> str:
-    """What transformers' parameter is called here."""
-    return name.replace("backbone.embeddings.", "embedding.")
-
-
-def gradients(
-    model: nn.Module, logits: Callable[[Tensor], Tensor], tokens: Tensor
-) -> dict[str, Tensor]:
-    """Of the next token's cross-entropy, by parameter."""
-    named = dict(model.named_parameters())
-    loss = F.cross_entropy(logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
-    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+    return theirs, twin_of(theirs, ModelConfig(VOCABULARY, shape.d, "M" * LAYERS, legend))
 
 
 def _per_state(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,12 @@ SUITES = {
         "state space duality and Mamba-2's layer, against public kernels and attention",
         by_row=True,
     ),
+    "ssd_cpu": Suite(
+        "ssmlib.bench.ssd_cpu",
+        "a training step of a small Mamba-2 on two cores, against transformers'",
+        on="cpu",
+        by_row=True,
+    ),
     "ladder": Suite(
         "ssmlib.bench.ladder",
         "the rungs of chapter 06, the reach of a multiprocessor's memory, and where a scan pays",
