@@ -1,0 +1,100 @@
+"""What is trained and asked: a case is a model and a course; a run, one learning rate and seed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssmlib.model import ModelConfig
+from ssmlib.recall import TASKS
+from ssmlib.train import seed_of
+
+Setting = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Course:
+    """A task, what is drawn from it to train and to test, and for how long.
+
+    trained: arguments of the task; of several each batch has as many rows of each. tested: those
+    asked about afterwards, on `sequences` each; the first decides what is best. most_asked:
+    answers due in one sequence of training, at the most. lrs: tried in this order with seed 0,
+    until one solves the task. A run ends after `steps`, or when it answers a share `solved` of some
+    fresh batches. seeds: in all, at the best of the rates.
+    """
+
+    task: str
+    trained: tuple[Setting, ...]
+    tested: tuple[Setting, ...]
+    most_asked: int
+    steps: int
+    lrs: tuple[float, ...]
+    batch: int = 64
+    seeds: int = 3
+    solved: float = 0.995
+    sequences: int = 512
+    schedule: str = "cosine"
+
+    def draw(self, count: int, seed: int, device: str | torch.device) -> tuple[Tensor, Tensor]:
+        """`count` batches: tokens and targets, both (count b t)."""
+        share, rest = divmod(self.batch, len(self.trained))
+        if rest:
+            raise ValueError(
+                f"batch: expected a multiple of {len(self.trained)} settings, got {self.batch}"
+            )
+        drawn = [
+            TASKS[self.task].draw(
+                batch=count * share, seed=seed_of(seed, i), device=device, **setting
+            )
+            for i, setting in enumerate(self.trained)
+        ]
+        return tuple(
+            torch.cat([x.unflatten(0, (count, share)) for x in parts], dim=1)
+            for parts in zip(*drawn, strict=True)
+        )
+
+    @property
+    def labels(self) -> dict[str, str | int]:
+        told = {"task": self.task, "trained": " | ".join(map(told_of, self.trained))}
+        return told | {"batch": self.batch, "budget": self.steps}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model under a name, and its course.
+
+    mixer: what it is made of, a name of `ssmlib.bench.recall.models`; variant: what is special
+    about it, "n=16". longest: the longest sequence that it is asked about.
+    """
+
+    experiment: str
+    mixer: str
+    variant: str
+    model: ModelConfig
+    course: Course
+    longest: int = 2**20
+
+    @property
+    def labels(self) -> dict[str, str | int]:
+        names = {"experiment": self.experiment, "mixer": self.mixer, "variant": self.variant}
+        return names | {"d_model": self.model.d_model} | self.course.labels
+
+
+@dataclass(frozen=True)
+class Run:
+    """A case at one learning rate, from one seed."""
+
+    case: Case
+    lr: float
+    seed: int
+
+    @property
+    def labels(self) -> dict[str, str | int | float]:
+        return self.case.labels | {"lr": self.lr, "seed": self.seed}
+
+
+def told_of(setting: Setting) -> str:
+    """A setting as a row shows it: "length=64 pairs=16"."""
+    return " ".join(f"{name}={value}" for name, value in setting.items())
