@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from guessing import assert_even
 
 from ssmlib.recall import NOISE, induction, selective_copying
 from ssmlib.train import Task, TrainConfig, train
@@ -55,19 +56,6 @@ def test_equal_seeds_give_equal_batches_and_others_do_not(name):
     torch.manual_seed(0)
     TASKS[name](4, 40, seed=1)
     assert torch.rand(()) == expected, "the caller's random numbers went on"
-
-
-def frequencies(values: torch.Tensor, kinds: int) -> torch.Tensor:
-    return torch.bincount(values.flatten(), minlength=kinds) / values.numel()
-
-
-def assert_even(values: torch.Tensor, low: int, high: int) -> None:
-    """Every value of low ... high - 1 comes equally often, within five standard deviations."""
-    share = 1 / (high - low)
-    spread = (share * (1 - share) / values.numel()) ** 0.5
-    drawn = frequencies(values - low, high - low)
-    assert len(drawn) == high - low
-    assert (drawn - share).abs().max() < 5 * spread
 
 
 @pytest.mark.parametrize("name", TASKS)
