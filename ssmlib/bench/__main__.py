@@ -25,9 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("the full sizes need a CUDA GPU; on a CPU use --quick --out DIR")
     module = importlib.import_module(suite.module)
     draft = Draft(args.suite, command_for(args.suite, args.quick), args.out, device)
-    keep = {"keep": draft.add} if suite.by_row else {}
+    save = {"save": draft.add} if suite.by_row else {}
     rows = module.run(
-        args.quick, device, lambda line: print(line, file=sys.stderr, flush=True), **keep
+        args.quick, device, lambda line: print(line, file=sys.stderr, flush=True), **save
     )
     path = draft.finish(rows)
     print(module.summary(rows))

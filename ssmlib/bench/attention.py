@@ -7,6 +7,7 @@ Both run PyTorch's `scaled_dot_product_attention` held to one of its backends: "
 score matrix down, in float32; "flash" and "cudnn" never hold it whole.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ssmlib.bench.cell import Cell, Setting, ceiling_row, fill
-from ssmlib.bench.table import number, table, text
+from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import ceilings, default_device, working_dtype
 from ssmlib.costs import TRAINING, attention_cost
 
@@ -60,10 +61,11 @@ def run(
     quick: bool = False,
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
+    save: Callable[[Row], None] | None = None,
 ) -> list[dict[str, Any]]:
     """All rows of the suite: the ceilings, `causal`, `decode`. quick=True takes tiny sizes.
 
-    progress is called with a line of text after each row.
+    progress is called with a line of text after each row, save with the row itself.
     """
     device = default_device(device)
     backends = [name for name in BACKENDS if device.type == "cuda" or name != "cudnn"]
@@ -75,12 +77,8 @@ def run(
         setting = Setting(device, ceilings(device))
         parts = [causal(setting, LAYER, LENGTHS, backends)]
         parts += [decode(setting, SERVING, CACHE_LENGTHS, backends)]
-    rows = [ceiling_row(setting.top)]
-    for row in (row for part in parts for row in part):
-        rows.append(row)
-        if progress is not None:
-            progress(table([row], COLUMNS, head=False))
-    return rows
+    rows = itertools.chain([ceiling_row(setting.top)], *parts)
+    return collect(rows, COLUMNS, progress, save)
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

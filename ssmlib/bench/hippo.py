@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssmlib.bench.table import number, table, text
+from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import default_device
 from ssmlib.hippo import input_ages, project, reconstruct
 
@@ -177,17 +177,16 @@ def run(
     quick: bool = False,
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
+    save: Callable[[Row], None] | None = None,
 ) -> list[dict[str, Any]]:
     """All rows: `legs`, `sweep` over the LSTM's training, `lstm` with the best of it.
 
-    quick=True takes tiny sizes. progress is called with a line of text after each row.
+    quick=True takes tiny sizes. progress is called with a line of text after each row, save with
+    the row itself.
     """
-    rows = []
-    for row in _rows(TINY if quick else Task(), default_device(device)):
-        rows.append(row)
-        if progress is not None:
-            progress(table([row], COLUMNS, head=False))
-    return rows
+    return collect(
+        _rows(TINY if quick else Task(), default_device(device)), COLUMNS, progress, save
+    )
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

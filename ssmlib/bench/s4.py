@@ -10,6 +10,7 @@ convolution alone, with its kernel given.
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from torch import Tensor
 from ssmlib.bench.cell import Cell, Setting, ceiling_row, fill
 from ssmlib.bench.cpu import allocated_at_most, two_cores
 from ssmlib.bench.s4_plain import apply, parameters_of, parts_of, plain_kernel, plain_system
-from ssmlib.bench.table import number, table, text
+from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import Ceilings, ceilings, default_device
 from ssmlib.convolution import direct_conv, fft_conv
 from ssmlib.mixers.s4 import S4DConfig, S4Layer
@@ -63,20 +64,17 @@ def run(
     quick: bool = False,
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
+    save: Callable[[Row], None] | None = None,
 ) -> list[dict[str, Any]]:
     """All rows: the ceilings, then `layer`, `kernel`, `form`. quick=True takes tiny sizes.
 
-    progress is called with a line of text after each row.
+    progress is called with a line of text after each row, save with the row itself.
     """
     device = default_device(device)
     seconds = (0.0, 0.02) if quick else (0.1, 0.5)
     setting = Setting(device, _ceilings(device, seconds[1]), *seconds)
-    rows = [ceiling_row(setting.top)]
-    for row in _rows(setting, quick, seconds):
-        rows.append(row)
-        if progress is not None:
-            progress(table([row], COLUMNS, head=False))
-    return rows
+    rows = itertools.chain([ceiling_row(setting.top)], _rows(setting, quick, seconds))
+    return collect(rows, COLUMNS, progress, save)
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

@@ -61,13 +61,13 @@ def run(
     quick: bool = False,
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
-    keep: Callable[[Row], None] | None = None,
+    save: Callable[[Row], None] | None = None,
 ) -> list[dict[str, Any]]:
     """All rows, on the CPU; quick=True takes tiny sizes. Providers that are missing have none.
 
-    progress is called with a line of text after each row, keep with the row itself.
+    progress is called with a line of text after each row, save with the row itself.
     """
-    return collect(rows(quick), COLUMNS, progress, keep)
+    return collect(rows(quick), COLUMNS, progress, save)
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ class Suite(NamedTuple):
     """A module with `run(quick, device, progress) -> rows` and `summary(rows) -> str`.
 
     on: the kind of device that its full sizes are for, "cuda" or "cpu". by_row: `run` also takes
-    `keep`, which it calls with each row as soon as that is known.
+    `save`, which it calls with each row as soon as that is known; without, rows come all at once.
     """
 
     module: str
@@ -20,14 +20,17 @@ SUITES = {
     "attention": Suite(
         "ssmlib.bench.attention",
         "time and memory of causal attention, and of one decoding step, against the length",
+        by_row=True,
     ),
     "hippo": Suite(
         "ssmlib.bench.hippo",
         "a whole history in 256 numbers, by LegS and by a trained LSTM",
+        by_row=True,
     ),
     "s4": Suite(
         "ssmlib.bench.s4",
         "an S4D layer in its forms, its kernel, and the crossover in length",
+        by_row=True,
     ),
     "scan": Suite(
         "ssmlib.bench.scan",
@@ -54,6 +57,7 @@ SUITES = {
     "ladder": Suite(
         "ssmlib.bench.ladder",
         "the rungs of chapter 06, the reach of a multiprocessor's memory, and where a scan pays",
+        by_row=True,
     ),
     "longrange": Suite(
         "ssmlib.bench.longrange",

@@ -29,14 +29,14 @@ def collect(
     rows: Iterable[dict[str, Any]],
     columns: Iterable[Column],
     progress: Callable[[str], None] | None = None,
-    keep: Callable[[Row], None] | None = None,
+    save: Callable[[Row], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows, as a list; as each comes, keep is called with it and progress with its line."""
+    """The rows, as a list; as each comes, save is called with it and progress with its line."""
     found, columns = [], list(columns)
     for row in rows:
         found.append(row)
-        if keep is not None:
-            keep(row)
+        if save is not None:
+            save(row)
         if progress is not None:
             progress(table([row], columns, head=False))
     return found

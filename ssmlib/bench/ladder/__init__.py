@@ -6,6 +6,7 @@
 `crossover`: the scan and causal attention at as many tokens, cut into sequences of length n.
 """
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from ssmlib.bench.cell import Setting, ceiling_row, fill
 from ssmlib.bench.ladder.crossover import crossover_cell
 from ssmlib.bench.ladder.hardware import footprints, launches
 from ssmlib.bench.ladder.rungs import CALLS, FORMS, Shape, moved, rung_cell
-from ssmlib.bench.table import number, table, text
+from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import ceilings, default_device
 
 COLUMNS = (
@@ -60,22 +61,21 @@ def run(
     quick: bool = False,
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
+    save: Callable[[Row], None] | None = None,
     parts: Collection[str] = PARTS,
 ) -> list[dict[str, Any]]:
     """The ceilings, and the rows of these parts of the suite. quick=True takes tiny sizes.
 
-    progress is called with a line of text after each row.
+    progress is called with a line of text after each row, save with the row itself.
     """
     device = default_device(device)
     seconds = (0.0, 0.01) if quick else (0.05, 0.2)
     setting = Setting(device, ceilings(device, time_s=seconds[1]), *seconds)
     forms = list(FORMS) if device.type == "cuda" or interpreting() else list(PLAIN)
-    rows = [ceiling_row(setting.top)]
-    for row in _rows(setting, QUICK if quick else FULL, forms, parts):
-        rows.append(row)
-        if progress is not None:
-            progress(table([row], COLUMNS, head=False))
-    return rows
+    rows = itertools.chain(
+        [ceiling_row(setting.top)], _rows(setting, QUICK if quick else FULL, forms, parts)
+    )
+    return collect(rows, COLUMNS, progress, save)
 
 
 def here(device: str | torch.device | None = None) -> list[dict[str, Any]]:

@@ -47,11 +47,11 @@ def run(
     quick: bool = False,
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
-    keep: Callable[[Row], None] | None = None,
+    save: Callable[[Row], None] | None = None,
 ) -> list[dict[str, Any]]:
     """All rows: the ceilings, then the operations, the layer, and the comparisons.
 
-    quick=True takes tiny sizes. progress is called with a line of text after each row, keep with
+    quick=True takes tiny sizes. progress is called with a line of text after each row, save with
     the row itself.
     """
     device = default_device(device)
@@ -62,7 +62,7 @@ def run(
 
         top = with_rates(top, device)
     setting = Setting(device, top, *seconds)
-    return collect(_rows(setting, quick), COLUMNS, progress, keep)
+    return collect(_rows(setting, quick), COLUMNS, progress, save)
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
