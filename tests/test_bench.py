@@ -1,5 +1,7 @@
 """The bench: measures that make sense, records that are whole or absent, a command that runs."""
 
+import importlib
+import inspect
 import json
 import os
 import re
@@ -376,6 +378,14 @@ def test_the_command_refuses(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", bench.SUITES)
+def test_every_suite_runs_and_saves_as_it_says(name):
+    suite = bench.SUITES[name]
+    run = importlib.import_module(suite.module).run
+    first = ["quick", "device", "progress"] + ["save"] * suite.by_row
+    assert list(inspect.signature(run).parameters)[: len(first)] == first
 
 
 def test_every_column_of_the_table_has_a_heading():
