@@ -5,7 +5,11 @@ import torch
 import torch.nn.functional as F
 from agreement import assert_close
 
-from ssmlib.layers import MLPConfig, RMSNorm
+from ssmlib.layers import MLPConfig, NormConfig, Residual, RMSNorm, SharedConfig
+from ssmlib.layers.norm import PLACES
+from ssmlib.layers.place import overwrite
+from ssmlib.mixers.attention import AttentionConfig
+from ssmlib.model import ModelConfig
 
 
 def test_the_norm_is_its_formula(seeded):
@@ -47,3 +51,63 @@ def test_wrong_shapes_and_states_are_named(seeded):
         MLPConfig().build(8)(torch.zeros(1, 2, 8), torch.zeros(1))
     with pytest.raises(ValueError, match="hidden: expected a whole number >= 1, got 0"):
         MLPConfig(hidden=0).build(8)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("gelu", F.gelu), ("gelu_tanh", lambda x: F.gelu(x, approximate="tanh")), ("relu", F.relu)],
+)
+def test_other_activations_and_biases(name, function, seeded):
+    x, mlp = seeded.normal(2, 5, 6), MLPConfig(9, activation=name, bias=True).build(6).double()
+    want = mlp.down_proj(function(mlp.gate_proj(x)) * mlp.up_proj(x))
+    assert_close(mlp(x)[0], want)
+    assert len(list(mlp.parameters())) == 6
+    with pytest.raises(ValueError, match=r"activation: expected one of silu, .*, got 'tanh'"):
+        MLPConfig(activation="tanh").build(6)
+
+
+def test_an_offset_is_added_to_the_norm_s_weight(seeded):
+    norm, x = RMSNorm(7, offset=1.0).double(), seeded.normal(3, 7)
+    assert norm.weight.eq(0).all()
+    assert_close(norm(x), RMSNorm(7).double()(x))
+    norm.weight.data = seeded.normal(7)
+    assert_close(norm(x), RMSNorm(7).double()(x) * (1 + norm.weight))
+
+
+def test_where_norms_stand(seeded):
+    x, mlp = seeded.normal(2, 5, 6), MLPConfig(9).build(6).double()
+    pre, post, both = (Residual(6, mlp, NormConfig(place=p)).double() for p in PLACES)
+    n = RMSNorm(6).double()
+    assert_close(pre(x)[0], x + mlp(n(x))[0])
+    assert_close(post(x)[0], n(x + mlp(x)[0]))
+    assert_close(both(x)[0], x + n(mlp(n(x))[0]))
+    with pytest.raises(ValueError, match="place: expected one of pre, post, both, got 'mid'"):
+        NormConfig(place="mid").build(6)
+
+
+def test_a_shared_glyph_has_one_set_of_weights(seeded):
+    config = SharedConfig(AttentionConfig(heads=2))
+    shared = ModelConfig(11, 8, "*-*", {"*": config, "-": MLPConfig(12)}).build().double()
+    own = ModelConfig(11, 8, "*-*", {"*": config.mixer, "-": MLPConfig(12)}).build().double()
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (shared, own)]
+    assert sizes[1] - sizes[0] == 8 + 4 * 8 * 8
+    tokens = seeded.integers(0, 11, 2, 6)
+    own.load_state_dict(shared.state_dict())
+    logits, state = shared(tokens)
+    want, others = own(tokens)
+    assert_close(logits, want)
+    assert state[0].k.data_ptr() != state[2].k.data_ptr()
+    assert_close(state[2].k, others[2].k)
+    logits.square().sum().backward()
+    want.square().sum().backward()
+    first, last = (own.backbone.layers[i].mixer.q_proj.weight.grad for i in (0, 2))
+    assert_close(shared.backbone.layers[0].mixer.q_proj.weight.grad, first + last)
+
+
+def test_a_step_in_place_needs_a_state_that_keeps_its_shape():
+    with pytest.raises(
+        ValueError, match=r"state: expected shape \(2, 3\) as before, to write over"
+    ):
+        overwrite((torch.zeros(2, 3),), (torch.zeros(2, 4),))
+    with pytest.raises(ValueError, match="state: expected 3 as before, to write over, got 4"):
+        overwrite((3,), (4,))
