@@ -1,6 +1,9 @@
 """ssmlib.kernels.ssd, forward and one token: interpreted, compiled without a GPU, run on one."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -260,3 +263,164 @@ class TestOperator:
         token = {k: v[:, 0] if k in TOKENS else v for k, v in inputs.items()}
         with pytest.raises(ValueError, match="'triton' computes in float32, got float64 inputs"):
             ssd_step_(**token | {"state": inputs["state"].double()}, backend="triton")
+
+
+COMPILE = """
+import torch
+from ssmlib.bench.assembly import compiled
+from ssmlib.kernels.ssd import forward, layout, step
+
+layout.processors = lambda device: 132
+
+
+def call(p, n, dtype, chunk_size, pack=None):
+    x, z = (torch.empty(1, 2048, 4, p, dtype=dtype) for _ in range(2))
+    dt = torch.empty(1, 2048, 4, dtype=dtype)
+    B, C = (torch.empty(1, 2048, 2, n, dtype=dtype) for _ in range(2))
+    A, state = torch.empty(4), torch.empty(1, 4, p, n)
+    forward(x, dt, A, B, C, A, z, A, True, state, pack, chunk_size, True)
+    step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], A, z[:, 0], A, True, state)
+
+
+pack = torch.tensor([0, 1000, 2048])
+for given in (
+    (64, 128, torch.bfloat16, None),
+    (20, 9, torch.float32, 16),
+    (64, 64, torch.float16, None, pack),
+):
+    for kernel in compiled(lambda: call(*given), CAPABILITY):
+        print(kernel.shared)
+"""
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_compiles_without_a_gpu(capability):
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE.replace("CAPABILITY", str(capability))],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TRITON_INTERPRET": "0"},
+    )
+    assert done.returncode == 0, done.stderr
+    shared = [int(line) for line in done.stdout.split()]
+    assert len(shared) >= 12
+    assert max(shared) <= (163 if capability == 80 else 227) * 1024  # bytes of a program
+
+
+@pytest.mark.gpu
+class TestOnAGPU:
+    @pytest.mark.parametrize("dtype", TOLERANCE)
+    @pytest.mark.parametrize("t", [1, 2, 3, 63, 64, 65, 130, 257, 1000])
+    def test_lengths(self, t, dtype, seeded):
+        same_as_the_definition(draw(seeded, 2, t, 4, 64, 2, 128, dtype=dtype))
+
+    @pytest.mark.parametrize("dtype", TOLERANCE)
+    @pytest.mark.parametrize("chunk_size", [None, 16, 32, 64, 128])
+    @pytest.mark.parametrize("p", [16, 32, 64, 128])
+    @pytest.mark.parametrize("n", [16, 64, 128, 256])
+    def test_every_tile(self, p, n, chunk_size, dtype, seeded):
+        inputs = draw(seeded, 1, 150, 2, p, 1, n, dtype=dtype)
+        same_as_the_definition(inputs, chunk_size=chunk_size)
+
+    @pytest.mark.parametrize(
+        ("h", "p", "g", "n"),
+        [
+            (1, 1, 1, 1),
+            (6, 2, 3, 8),
+            (4, 7, 4, 13),
+            (5, 70, 1, 17),
+            (3, 96, 3, 130),
+            (7, 256, 1, 256),
+        ],
+    )
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_sizes_and_groups(self, h, p, g, n, dtype, seeded):
+        same_as_the_definition(draw(seeded, 2, 170, h, p, g, n, dtype=dtype))
+
+    @pytest.mark.parametrize("without", [*[(name,) for name in OPTIONAL], OPTIONAL])
+    @pytest.mark.parametrize("wide_skip", [False, True])
+    def test_what_may_be_left_out(self, without, wide_skip, seeded):
+        inputs = draw(
+            seeded, 2, 140, 2, 64, 1, 128, without=without, dtype=torch.bfloat16,
+            wide_skip=wide_skip,
+        )  # fmt: skip
+        same_as_the_definition(inputs)
+
+    @pytest.mark.parametrize("dtype", TOLERANCE)
+    @pytest.mark.parametrize("pack", [*PACKS, [0, 1, 100, 300, 1200, 2048], [0, 2000, 2001]])
+    def test_packed_sequences(self, pack, dtype, seeded):
+        inputs = draw(seeded, 1, pack[-1], 2, 64, 1, 64, s=len(pack) - 1, dtype=dtype)
+        same_as_the_definition(inputs, pack)
+
+    def test_segments_side_by_side(self, seeded):
+        inputs = draw(seeded, 1, 4099, 2, 64, 1, 64, dtype=torch.bfloat16, dt=-5.0)
+        tile = layout.tile(*(inputs[k] for k in "xBC"), None)
+        assert layout.segment(inputs["x"], inputs["B"], None, tile) < 4099 - KEEP
+        same_as_the_definition(inputs)
+
+    @pytest.mark.parametrize("mean", [-12.0, -8.0, 5.0])
+    def test_tiny_and_large_steps(self, mean, seeded):
+        same_as_the_definition(draw(seeded, 2, 200, 2, 64, 1, 32, dt=mean))
+
+    def test_pieces_equal_the_whole(self, seeded):
+        inputs = draw(seeded, 2, 300, 4, 32, 1, 64)
+        y, last = ssd(**inputs, dt_softplus=True)
+        state, pieces = inputs.pop("state"), []
+        for first, end in ((0, 1), (1, 77), (77, 299), (299, 300)):
+            part = inputs | {k: inputs[k][:, first:end] for k in TOKENS}
+            piece, state = ssd(**part, state=state, dt_softplus=True)
+            pieces.append(piece)
+        assert_close(torch.cat(pieces, dim=1), y)
+        assert_close(state, last)
+
+    def test_same_bits_twice(self, seeded):
+        *tensors, state = draw(seeded, 2, 1000, 8, 64, 1, 128, dtype=torch.bfloat16).values()
+        first, *others = [forward(*tensors, True, state, None, None, True) for _ in range(5)]
+        for other in others:
+            assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+    def test_a_head_of_zeros_beside_one_of_nan(self, seeded):
+        inputs = draw(seeded, 1, 150, 2, 64, 1, 64, dtype=torch.bfloat16)
+        inputs["x"][:, 3, 0] = float("nan")
+        y, last = ssd(**inputs, dt_softplus=True)
+        assert y[:, 128:, 0].isnan().all()
+        assert y[:, :, 1].isfinite().all()
+        assert last[:, 1].isfinite().all()
+
+    def test_one_token(self, seeded):
+        for p, n in itertools.product((16, 64, 100), (16, 128, 200, 256)):
+            TestOneToken.check(seeded, 3, 4, p, 2, n, dtype=torch.bfloat16)
+
+    def test_a_token_in_a_cuda_graph(self, seeded):
+        inputs = draw(seeded, 2, 1, 4, 64, 1, 128, dtype=torch.bfloat16)
+        token = {k: v[:, 0] if k in TOKENS else v for k, v in inputs.items()}
+        ssd_step_(**token | {"state": token["state"].clone()}, dt_softplus=True)
+        held = token["state"].clone()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = ssd_step_(**token | {"state": held}, dt_softplus=True)
+        held.copy_(token["state"])
+        graph.replay()
+        wanted, state = ssd_step(**token, dt_softplus=True)
+        assert torch.equal(y, wanted)
+        assert torch.equal(held, state)
+
+    def test_compiles_with_inductor(self, seeded):
+        inputs = draw(seeded, 1, 150, 2, 64, 1, 64, dtype=torch.bfloat16)
+        found = torch.compile(ssd, fullgraph=True)(**inputs, dt_softplus=True)
+        plain = ssd(**inputs, dt_softplus=True)
+        assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+    def test_offsets_beyond_32_bits(self):
+        t, h, p, n, end = 2**19 + 8, 64, 64, 16, 256
+        generator = torch.Generator("cuda").manual_seed(0)
+        size = {"generator": generator, "device": "cuda", "dtype": torch.bfloat16}
+        x, dt = torch.randn(1, t, h, p, **size), torch.randn(1, t, h, **size)
+        B, C = (torch.randn(1, t, 1, n, **size) for _ in range(2))
+        A = torch.full((h,), -1.0, device="cuda")
+        y, last = ssd(x, dt, A, B, C, dt_softplus=True)
+        assert y.numel() > 2**31
+        tail = [v[:, -end:].double() for v in (x, dt, B, C)]  # by then nothing earlier is left
+        ref, state = ssd_recurrent(*tail[:2], A.double(), *tail[2:], dt_softplus=True)
+        assert_close(y[:, -end // 2 :], ref[:, -end // 2 :], 1e-2)
+        assert_close(last, state, 1e-2)
