@@ -79,7 +79,7 @@ def taylor(x: Tensor) -> Tensor:
     f = x.shape[-1]
     x = x * f**-0.25
     i, j = torch.triu_indices(f, f, device=x.device)
-    weight = torch.where(i == j, 0.5**0.5, 1.0).to(x.dtype)
+    weight = x.new_ones(len(i)).masked_fill_(i == j, 0.5**0.5)
     products = (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2).index_select(-1, i * f + j)
     return torch.cat([torch.ones_like(x[..., :1]), x, products * weight], dim=-1)
 

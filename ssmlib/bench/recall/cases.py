@@ -63,23 +63,28 @@ class Course:
 
 @dataclass(frozen=True)
 class Case:
-    """A model under a name, and its course.
+    """A model under a name, and its course, `track` being the name of that.
 
-    mixer: what it is made of, a name of `ssmlib.bench.recall.models`; variant: what is special
-    about it, "n=16". longest: the longest sequence that it is asked about.
+    mixer: what it is made of, a name of `ssmlib.bench.recall.models`; variant: its options, "n=16".
     """
 
     experiment: str
+    track: str
     mixer: str
     variant: str
     model: ModelConfig
     course: Course
-    longest: int = 2**20
 
     @property
     def labels(self) -> dict[str, str | int]:
-        names = {"experiment": self.experiment, "mixer": self.mixer, "variant": self.variant}
-        return names | {"d_model": self.model.d_model} | self.course.labels
+        return {
+            "experiment": self.experiment,
+            "course": self.track,
+            "mixer": self.mixer,
+            "variant": self.variant,
+            "d_model": self.model.d_model,
+            **self.course.labels,
+        }
 
 
 @dataclass(frozen=True)

@@ -1,39 +1,69 @@
-"""Which cases there are, experiment by experiment, at each size.
+"""The experiments: courses by name, and which models go through which of them.
 
 mqar      mixers by width and length
 pareto    more of each family at one length, for recall against bytes of state
+copying   strings said again, at the trained length and beyond
+lookup    what followed three letters, that are given before the string or after it
+joint     values that depend on a context, by base layers and with something sparse beside them
+passkey   a number hidden in a text longer than those trained on
+
+`EXPERIMENTS[name][size]` is an `Experiment`; sizes are "full", for a GPU, and "tiny", to see that
+it runs. What differs from the published settings is said in `ssmlib.bench.recall.published`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from ssmlib.bench.recall.cases import Case, Course
 from ssmlib.bench.recall.models import model_of
+from ssmlib.recall import TASKS
 
+SIZES = ("full", "tiny")
 MIXTURE = (16, 8, 4)  # tokens of a sequence for each pair in it
+Cell = tuple[str, str, int, dict[str, Any]]  # course, mixer, d_model, options of the mixer
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much of it: see the fields of `Course`, and the functions below for the others."""
+class Experiment:
+    """What there is to train: courses by name, and the cells, the most important first."""
 
-    lengths: tuple[int, ...]
-    widths: tuple[int, ...]
-    vocab: int
-    steps: int
-    lrs: tuple[float, ...]
-    seeds: int
-    batch: int = 48
-    sequences: int = 512
+    name: str
+    courses: Mapping[str, Course]
+    cells: tuple[Cell, ...]
+
+    def cases(self) -> Iterator[Case]:
+        """The cells as cases."""
+        for course, mixer, d, options in self.cells:
+            yield self.case(course, mixer, d, **options)
+
+    def course(self, name: str) -> Course:
+        """Raises ValueError for a name that there is not."""
+        if name not in self.courses:
+            raise ValueError(f"course: expected one of {', '.join(self.courses)}, got {name!r}")
+        return self.courses[name]
+
+    def case(self, course: str, mixer: str, d: int, **options: Any) -> Case:
+        """Any model on a course. Raises ValueError for a course or a model that there is not."""
+        chosen = self.course(course)
+        task = TASKS[chosen.task]
+        vocab = max(task.vocab(**setting) for setting in (*chosen.trained, *chosen.tested))
+        variant = " ".join(f"{name}={value}" for name, value in options.items())
+        model = model_of(mixer, vocab, d, **options)
+        return Case(self.name, course, mixer, variant, model, chosen)
 
 
-MQAR = {
-    "full": Size((64, 128, 256), (32, 64, 128), 512, 2000, (3e-3, 1e-3, 1e-2), 3),
-    "tiny": Size((16,), (8,), 32, 4, (1e-2, 1e-3), 2, 6, 8),
-}
-VARIANTS: tuple[tuple[str, dict[str, int]], ...] = (
+def experiment_of(name: str, size: str = "full") -> Experiment:
+    """Raises ValueError for an unknown name or size."""
+    if name not in EXPERIMENTS:
+        raise ValueError(f"experiment: expected one of {', '.join(EXPERIMENTS)}, got {name!r}")
+    if size not in SIZES:
+        raise ValueError(f"size: expected one of {', '.join(SIZES)}, got {size!r}")
+    return EXPERIMENTS[name][size]
+
+
+FAMILIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("attention", {}),
     ("mamba2", {"n": 16}),
     ("mamba2", {"n": 64}),
@@ -42,66 +72,119 @@ VARIANTS: tuple[tuple[str, dict[str, int]], ...] = (
     ("h3", {}),
     ("mamba", {}),
     ("linear_attention", {}),
-    ("window", {"window": 16}),
+    ("attention", {"window": 16}),
     ("hybrid", {}),
+)
+MORE_OF_THEM: tuple[tuple[str, dict[str, Any]], ...] = (
+    *(("mamba2", {"n": n}) for n in (4, 8, 32, 128)),
+    *(("mamba", {"n": n}) for n in (4, 64)),
+    *(("attention", {"window": w}) for w in (4, 32, 64)),
+    *(("linear_attention", {"features": f}) for f in (4, 8)),
 )
 
 
-def _mqar(size: Size) -> Iterator[Case]:
-    for (mixer, options), length, d in product(VARIANTS, size.lengths, size.widths):
-        yield mqar_case("mqar", mixer, length, d, size, **options)
-
-
-def _pareto(size: Size) -> Iterator[Case]:
-    length = size.lengths[len(size.lengths) // 2]
-    taken = [(mixer, options) for mixer, options in VARIANTS]
-    more = [("mamba2", {"n": n}) for n in (4, 8, 32, 128)]
-    more += [("mamba", {"n": n}) for n in (4, 8, 32, 64)]
-    more += [("window", {"window": w}) for w in (4, 8, 32, 64)]
-    more += [("linear_attention", {"features": f}) for f in (4, 8, 24)]
-    for (mixer, options), d in product(more, size.widths):
-        if (mixer, options) not in taken:
-            yield mqar_case("pareto", mixer, length, d, size, **options)
-
-
-def mqar_case(experiment: str, mixer: str, length: int, d: int, size: Size, **options: Any) -> Case:
-    """Trained on sequences with few, more and length / 4 pairs; asked about each, most first."""
+def _mqar(length: int, vocab: int, **common: Any) -> Course:
+    """Trained on few, more and length / 4 pairs, and asked about each, the most first."""
     settings = tuple(
-        {"length": length, "pairs": length // each, "vocab": size.vocab, "filler": "zero"}
+        {"length": length, "pairs": length // each, "vocab": vocab, "filler": "zero"}
         for each in MIXTURE
     )
-    course = Course(
-        "mqar",
-        settings,
-        settings[::-1],
-        length // min(MIXTURE),
-        size.steps,
-        size.lrs,
-        size.batch,
-        size.seeds,
-        sequences=size.sequences,
+    return Course("mqar", settings, settings[::-1], length // min(MIXTURE), **common)
+
+
+def _of_mqar(lengths: tuple[int, ...], widths: tuple[int, ...], **common: Any) -> dict[str, Any]:
+    courses = {str(length): _mqar(length, **common) for length in lengths}
+    middle = str(lengths[len(lengths) // 2])
+    grid = tuple((c, m, d, o) for (m, o), c, d in product(FAMILIES, courses, widths))
+    more = tuple((middle, m, d, o) for (m, o), d in product(MORE_OF_THEM, widths))
+    return {
+        "mqar": Experiment("mqar", courses, grid),
+        "pareto": Experiment("pareto", {middle: courses[middle]}, more),
+    }
+
+
+COPIERS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("attention", {"positions": "rotary"}),
+    ("mamba", {"n": 16}),
+    ("attention", {"positions": "none"}),
+    ("mamba2", {"n": 64}),
+    ("hybrid", {"n": 16}),
+)
+
+
+def _copying(longest: int, **common: Any) -> Course:
+    """Trained on packed strings up to the longest; tested at one, two and four times that."""
+    trained = {"length": 4 * longest + 20, "shortest": 5, "longest": longest, "packed": True}
+    tested = tuple(
+        {"length": 2 * n + 3, "shortest": n, "longest": n} for n in (longest, 2 * longest)
     )
-    return Case(experiment, mixer, told(options), model_of(mixer, size.vocab, d, **options), course)
+    most = trained["length"] // 2
+    return Course("copying", (trained,), tested, most, schedule="constant", **common)
 
 
-def told(options: dict[str, Any]) -> str:
-    """Options as a row shows them: "n=16"."""
-    return " ".join(f"{name}={value}" for name, value in options.items())
+def _lookup(kind: str, longest: int, **common: Any) -> Course:
+    shared = {"kind": kind, "given": 3, "answer": 5}
+    trained = {"length": 220, "shortest": 10, "longest": longest, "packed": True, **shared}
+    tested = tuple(
+        {"length": n + 12, "shortest": n, "longest": n, **shared}
+        for n in (longest, 2 * longest, 3 * longest)
+    )
+    return Course("lookup", (trained,), tested, 5 * (220 // 21 + 1), **common)
 
 
-EXPERIMENTS: dict[str, tuple[Callable[[Any], Iterator[Case]], dict[str, Any]]] = {
-    "mqar": (_mqar, MQAR),
-    "pareto": (_pareto, MQAR),
+def _of_copying(longest: int, d: int, **common: Any) -> dict[str, Any]:
+    again = {"copying": _copying(longest, **common)}
+    looks = {kind: _lookup(kind, longest, **common) for kind in ("prefix", "suffix")}
+    return {
+        "copying": Experiment("copying", again, tuple(("copying", m, d, o) for m, o in COPIERS)),
+        "lookup": Experiment(
+            "lookup", looks, tuple((c, m, d, o) for c, (m, o) in product(looks, COPIERS))
+        ),
+    }
+
+
+def _of_joint(contexts: tuple[int, int], keys: tuple[int, int], d: int, **common: Any) -> dict:
+    setting = {"contexts": contexts, "keys": keys, "values": 16}
+    course = Course("joint_recall", (setting,), (setting,), contexts[1] * keys[1], **common)
+    base = (
+        ("attention", d, {}),
+        ("mamba2", d, {"n": 32}),
+        ("mamba", d, {"n": 16}),
+        ("hybrid", d, {"n": 32, "window": 32}),
+        ("hybrid", d, {"n": 32}),
+        ("mamba2", 2 * d, {"n": 32}),
+        ("mamba", 2 * d, {"n": 16}),
+    )
+    return {"joint": Experiment("joint", {"joint": course}, tuple(("joint", *b) for b in base))}
+
+
+def _of_passkey(length: int, times: tuple[int, ...], d: int, **common: Any) -> dict[str, Any]:
+    settings = tuple({"length": length * k} for k in times)
+    course = Course("needle", settings[:1], settings, 5, **common)
+    models = (
+        ("attention", {"positions": "rotary"}),
+        ("mamba2", {"n": 64}),
+        ("hybrid", {"n": 64}),
+        ("hybrid", {"n": 64, "positions": "rotary"}),
+        ("hybrid", {"n": 64, "window": 32}),
+    )
+    cells = tuple(("passkey", m, d, o | {"times": 2}) for m, o in models)
+    return {"passkey": Experiment("passkey", {"passkey": course}, cells)}
+
+
+_FULL = (
+    _of_mqar((64, 128, 256), (32, 64, 128), vocab=512, steps=2000, lrs=(3e-3, 1e-3, 1e-2), batch=48)
+    | _of_copying(30, 64, steps=6000, lrs=(1e-3, 3e-3), solved=0.999)
+    | _of_joint((4, 8), (4, 8), 64, steps=3000, lrs=(2e-3, 5e-3))
+    | _of_passkey(256, (1, 2, 4, 8), 64, steps=2000, lrs=(1e-3, 3e-3), solved=0.999)
+)
+_SMALL = {"steps": 4, "batch": 6, "seeds": 2, "sequences": 8}
+_TINY = (
+    _of_mqar((16,), (8,), vocab=32, lrs=(1e-2, 1e-3), **_SMALL)
+    | _of_copying(10, 8, lrs=(1e-2,), **_SMALL)
+    | _of_joint((2, 2), (2, 3), 8, lrs=(1e-2,), **_SMALL)
+    | _of_passkey(32, (1, 2), 8, lrs=(1e-2,), **_SMALL)
+)
+EXPERIMENTS: dict[str, dict[str, Experiment]] = {
+    name: {"full": full, "tiny": _TINY[name]} for name, full in _FULL.items()
 }
-SIZES = ("full", "tiny")
-
-
-def cases_of(experiment: str, size: str) -> list[Case]:
-    """The experiment's cases. Raises ValueError for an unknown experiment or size."""
-    if experiment not in EXPERIMENTS:
-        known = ", ".join(EXPERIMENTS)
-        raise ValueError(f"experiment: expected one of {known}, got {experiment!r}")
-    if size not in SIZES:
-        raise ValueError(f"size: expected one of {', '.join(SIZES)}, got {size!r}")
-    make, sizes = EXPERIMENTS[experiment]
-    return list(make(sizes[size]))

@@ -25,8 +25,7 @@ from ssmlib.train.task import UNSCORED
 
 CHUNK = 50  # steps between two looks at a run; their batches are drawn at once
 WARMUP = 2  # updates before a graph is recorded: libraries set themselves up in the first ones
-AT_ONCE, IN_ALL = 2**18, 2**22  # tokens in one call of a model that is tested, and in one test
-FEWEST = 16  # sequences of a test
+AT_ONCE = 2**18  # tokens in one call of a model that is tested
 
 
 class Stretch(NamedTuple):
@@ -40,6 +39,7 @@ class Stretch(NamedTuple):
 class Tested(NamedTuple):
     """What is right, as a share of answers and of sequences; of how many; bytes kept of one."""
 
+    length: int
     accuracy: float
     exact: float
     sequences: int
@@ -108,18 +108,14 @@ class Lane:
 
     @torch.no_grad()
     def test(self, setting: Setting, seed: int) -> Tested:
-        """Ask about `sequences` of a setting, fewer where they are so long that it would take long.
-
-        Sequences go through a few at a time.
-        """
-        length = setting.get("length", 1)
-        count = min(self.case.course.sequences, max(FEWEST, IN_ALL // length))
-        rows = max(1, AT_ONCE // length)
+        """Ask about `sequences` of a setting, some at a time."""
+        draw = TASKS[self.case.course.task].draw
         right = torch.zeros(2, dtype=torch.float64, device=self.device)
         with self.aside():
-            tokens, targets = TASKS[self.case.course.task].draw(
-                batch=count, seed=seed, device=self.device, **setting
+            tokens, targets = draw(
+                batch=self.case.course.sequences, seed=seed, device=self.device, **setting
             )
+            (count, length), rows = tokens.shape, max(1, AT_ONCE // tokens.shape[1])
             self.model.eval()
             _, state = self.model(tokens[:1])
             for some, wanted in zip(tokens.split(rows), targets.split(rows), strict=True):
@@ -130,7 +126,7 @@ class Lane:
             self.model.train()
             share, exact = right.tolist()
             asked = (targets != UNSCORED).sum().item()
-        return Tested(share / asked, exact / count, count, asked, state_bytes(state))
+        return Tested(length, share / asked, exact / count, count, asked, state_bytes(state))
 
     def close(self) -> None:
         """Give back what the graph holds."""

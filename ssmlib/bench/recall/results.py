@@ -1,0 +1,118 @@
+"""Rows of runs, and of each case one row: mean, interval, what was tried, what is published."""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from ssmlib.bench.ledger import Row
+from ssmlib.bench.recall.published import published
+from ssmlib.bench.table import number, table, text
+
+NAMES = ("experiment", "course", "mixer", "variant", "d_model")
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 % of Student's t, by number of seeds
+COLUMNS = (
+    ("", 8, text("experiment")),
+    ("", 9, text("course")),
+    ("", 16, text("mixer")),
+    ("", 22, text("variant")),
+    ("d", 4, text("d_model")),
+    ("lr", 6, number("lr", form="g")),
+    ("lrs", 3, text("lrs")),
+    ("seeds", 5, text("seeds")),
+    ("steps", 5, number("steps", form=".0f")),
+    ("bytes", 8, text("state_bytes")),
+    ("tested", 44, text("tested")),
+    ("right", 6, number("accuracy", form=".1%")),
+    ("low", 6, number("low", form=".1%")),
+    ("high", 6, number("high", form=".1%")),
+    ("whole", 6, number("exact", form=".1%")),
+    ("told", 6, number("published", form=".1%")),
+)
+PROGRESS = (
+    *COLUMNS[:6],
+    ("", 4, text("seed")),
+    *COLUMNS[8:12],
+    ("s", 6, number("seconds", form=".2f")),
+    ("", 0, lambda row: "" if row["status"] == "ok" else str(row["status"])),
+)
+
+
+def best(rows: Iterable[Row]) -> list[Row]:
+    """A row per case and tested setting: the mean over the seeds at the best learning rate.
+
+    The first seed on the first test decides which that is. lrs: how many were tried; seeds: how
+    many are averaged. accuracy, low, high: the mean and, from two seeds on, its 95 % interval by
+    Student's t, cut at 0 and 1; worst: the least; exact, steps, seconds: means. diverged: how many
+    runs did, at any rate. published, source: see `published`.
+    """
+    ordered = in_order(row for row in rows if row["experiment"] != "throughput")
+    made = []
+    for names, group in itertools.groupby(ordered, key=_names):
+        runs = list(group)
+        decide = [row for row in runs if row["test"] == 0]
+        seed = min(row["seed"] for row in decide)
+        tried = Counter(row["lr"] for row in decide)
+        first = {row["lr"]: row["accuracy"] for row in decide if row["seed"] == seed}
+        lr = max(first, key=lambda lr: (first[lr], tried[lr]))  # of equals, the one gone on with
+        kept = sorted((row for row in runs if row["lr"] == lr), key=lambda row: row["test"])
+        lost = {(row["lr"], row["seed"]) for row in runs if row["status"] == "diverged"}
+        known = {"lr": lr, "lrs": len(first), "diverged": len(lost)}
+        for _, some in itertools.groupby(kept, key=lambda row: row["test"]):
+            made.append(dict(zip(NAMES, names, strict=True)) | known | _averaged(list(some)))
+    return made
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Rows by experiment and case, rate, seed and test."""
+    return sorted(rows, key=lambda row: (*map(str, _names(row)[:4]), *_place(row)))
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """What came out best of each case, and what training side by side is worth."""
+    lines = [
+        f"{row['way']:>9}  {row['models']} models  {row['model_steps_per_second']:.0f} steps/s"
+        f"  {row['speedup']:.2f}x"
+        for row in rows
+        if row["experiment"] == "throughput"
+    ]
+    return "\n".join([table(best(rows), COLUMNS), *lines])
+
+
+def progress_line(row: Row) -> str:
+    """A row of a run, or of the throughput, in a line."""
+    if row["experiment"] == "throughput":
+        return f"throughput, {row['way']}: {row['model_steps_per_second']:.0f} steps/s"
+    return table([row], PROGRESS, head=False)
+
+
+def interval(shares: Sequence[float]) -> tuple[float | None, float | None]:
+    """The 95 % interval of the mean of 2 to 5 shares; (None, None) for one, which tells nothing."""
+    k = len(shares)
+    if k == 1:
+        return None, None
+    if k not in STUDENT:
+        raise ValueError(f"shares: expected 1 to {max(STUDENT)} of them, got {k}")
+    half = STUDENT[k] * stdev(shares) / math.sqrt(k)
+    return max(0.0, mean(shares) - half), min(1.0, mean(shares) + half)
+
+
+def _averaged(rows: Sequence[Row]) -> dict[str, Any]:
+    shares = [row["accuracy"] for row in rows]
+    low, high = interval(shares)
+    same = ("task", "trained", "tested", "length", "chance", "state_bytes", "parameters", "batch")
+    one = {key: rows[0][key] for key in same} | {"seeds": len(rows)}
+    one |= {"accuracy": mean(shares), "low": low, "high": high, "worst": min(shares)}
+    one |= {key: mean(row[key] for row in rows) for key in ("exact", "steps", "seconds")}
+    near = published({key: rows[0][key] for key in NAMES} | one)
+    return one | {"published": near and near[0], "source": near and near[1]}
+
+
+def _names(row: Row) -> tuple:
+    return tuple(row.get(key) for key in NAMES)
+
+
+def _place(row: Row) -> tuple:
+    return tuple(row.get(key) or 0 for key in ("d_model", "lr", "seed", "test"))
