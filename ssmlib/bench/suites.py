@@ -67,6 +67,10 @@ SUITES = {
         "ssmlib.bench.selection",
         "what selection adds: selective copying and induction, by layer and piece by piece",
     ),
+    "recall": Suite(
+        "ssmlib.bench.recall",
+        "what a state remembers: recall, copying, passkeys, by mixer, width, length and rate",
+    ),
     "language_model": Suite(
         "ssmlib.bench.language",
         "small models that learn a text byte by byte, and one training step of a larger Mamba",
