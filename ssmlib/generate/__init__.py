@@ -8,7 +8,7 @@ attention both grow with it. `state_bytes` says how much is kept.
     prefill    read a prompt in pieces, and keep the last logits and the state
     sample     draw from logits
 
-On a GPU the step is captured once and replayed, see `ssmlib.generate.graph`. On the command line,
+On a GPU the step is captured once and replayed, see `ssmlib.generate.step`. On the command line,
 `python -m ssmlib.generate FOLDER "prompt"` continues a prompt with a checkpoint's model.
 """
 

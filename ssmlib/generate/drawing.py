@@ -88,10 +88,13 @@ def uniforms(b: int, steps: int, seed: int | Sequence[int] | None, device: torch
     """
     if seed is None:
         return torch.rand(b, steps, device=device)
+    rows = (torch.Generator().manual_seed(s) for s in seeds_of(seed, b))
+    return torch.stack([torch.rand(steps, generator=row) for row in rows]).to(device)
+
+
+def seeds_of(seed: int | Sequence[int], b: int) -> list[int]:
+    """A seed for each of b rows, see `uniforms`."""
     seeds = [seed + i for i in range(b)] if isinstance(seed, int) else list(seed)
     if len(seeds) != b:
-        raise ValueError(
-            f"seed: expected one number, or one for each of {b} rows, got {len(seeds)}"
-        )
-    rows = [torch.rand(steps, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    return torch.stack(rows).to(device)
+        raise ValueError(f"seed: expected one, or one for each of {b} rows, got {len(seeds)}")
+    return seeds

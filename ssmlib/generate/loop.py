@@ -2,30 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ssmlib.generate.drawing import Drawing, pick, uniforms
+from ssmlib.generate.drawing import Drawing, pick, seeds_of, uniforms
 from ssmlib.generate.step import make_step
+from ssmlib.mixers.attention import Attention
 from ssmlib.model import LanguageModel
 from ssmlib.shapes import check, check_number
 
 PIECE = 2048
-
-
-class Read(NamedTuple):
-    """Rows that were read as far as the batch can: the logits (b v) after that, and the state.
-
-    ahead: how many tokens each row still has to say itself; forced (b, most of them): which.
-    """
-
-    logits: Tensor
-    state: Any
-    ahead: Tensor
-    forced: Tensor
 
 
 def generate(
@@ -53,16 +42,20 @@ def generate(
     Raises ValueError for a prompt that the model refuses, a temperature < 0, a top_p that is not in
     (0, 1], stop tokens < 0, other numbers < 1, and graph=True where there can be none.
     """
-    rows = _rows(prompt)
-    drawing, ends = Drawing(temperature, top_k, top_p), _stops(stop)
-    with _evaluating(model):
-        read = _read(model, rows, piece)
-        new = torch.stack(list(_steps(model, read, max_new_tokens, drawing, seed, ends, graph)), 1)
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    settings |= {"stop": _stops(stop), "piece": piece, "graph": graph}
     if isinstance(prompt, Tensor):
-        return torch.cat([prompt, new], dim=1)
-    shifts = read.ahead.tolist()
-    own = [new[i, shift : shift + max_new_tokens] for i, shift in enumerate(shifts)]
-    return [torch.cat([row, _cut(x, ends)]) for row, x in zip(rows, own, strict=True)]
+        check(prompt=(prompt, "b t"))
+        return torch.cat([prompt, _new(model, prompt, max_new_tokens, seed, **settings)], dim=1)
+    rows = _rows(prompt)
+    if isinstance(model, LanguageModel):
+        new = list(_new(model, rows, max_new_tokens, seed, **settings))
+    else:
+        seeds = [None] * len(rows) if seed is None else seeds_of(seed, len(rows))
+        each = zip(rows, seeds, strict=True)
+        new = [_new(model, row[None], max_new_tokens, s, **settings)[0] for row, s in each]
+    cut = (_cut(tokens, settings["stop"]) for tokens in new)
+    return [torch.cat([row, tokens]) for row, tokens in zip(rows, cut, strict=True)]
 
 
 def stream(
@@ -79,10 +72,8 @@ def stream(
 ) -> Iterator[Tensor]:
     """Yield the tokens that `generate` would add to prompt (b t), each (b,), as they are drawn."""
     check(prompt=(prompt, "b t"))
-    drawing, ends = Drawing(temperature, top_k, top_p), _stops(stop)
-    with _evaluating(model):
-        read = _read(model, list(prompt), piece)
-        yield from _steps(model, read, max_new_tokens, drawing, seed, ends, graph)
+    drawing = Drawing(temperature, top_k, top_p)
+    yield from _steps(model, prompt, max_new_tokens, seed, drawing, _stops(stop), piece, graph)
 
 
 @torch.no_grad()
@@ -107,88 +98,84 @@ def state_bytes(state: Any) -> int:
     return sum(x.numel() * x.element_size() for x in tree_leaves(state) if isinstance(x, Tensor))
 
 
+def _new(
+    model: nn.Module,
+    prompt: Tensor | list[Tensor],
+    count: int,
+    seed: int | Sequence[int] | None,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    **settings: Any,
+) -> Tensor:
+    """The tokens (b, new) that come after a prompt, or after each of several."""
+    drawing = Drawing(temperature, top_k, top_p)
+    return torch.stack(list(_steps(model, prompt, count, seed, drawing, **settings)), dim=1)
+
+
 @torch.no_grad()
 def _steps(
     model: nn.Module,
-    read: Read,
+    prompt: Tensor | list[Tensor],
     count: int,
-    drawing: Drawing,
     seed: int | Sequence[int] | None,
+    drawing: Drawing,
     stop: tuple[int, ...],
+    piece: int,
     graph: bool | None,
 ) -> Iterator[Tensor]:
-    """Yield a token of each row, until each has `count` of its own beyond its prompt, or a stop."""
-    check_number(low=1, whole=True, max_new_tokens=count)
+    """Yield a token of each row, `count` times or until each row had a stop."""
+    check_number(low=1, whole=True, max_new_tokens=count, piece=piece)
     drawing.check()
-    b, device, extra = len(read.logits), read.logits.device, read.forced.shape[1]
-    numbers = torch.zeros(b, extra + count, device=device)
-    at = read.ahead[:, None] + torch.arange(count, device=device)
-    if drawing.temperature > 0:
-        numbers.scatter_(1, at, uniforms(b, count, seed, device))
-    stops = torch.tensor(stop, dtype=torch.long, device=device)
-    over = torch.zeros(b, dtype=torch.bool, device=device)
-    token = pick(read.logits, numbers[:, 0], *drawing)
-    step = make_step(model, read.state, token, extra + count, drawing, graph)
-    last = token
-    for i in range(extra + count):
-        if i < extra:
-            token = torch.where(i < read.ahead, read.forced[:, i], token)
-        if stop:
-            token = torch.where(over, last, token)
-            over = over | (torch.isin(token, stops) & (i >= read.ahead))
-            last = token
-        yield token
-        if i + 1 == extra + count or (stop and (over | (i + 1 >= read.ahead + count)).all()):
-            return
-        token = step(token, numbers[:, i + 1])
+    _check_room(model, max(len(row) for row in prompt), count)
+    with _evaluating(model):
+        logits, state = _read(model, prompt, count, piece)
+        b, device = len(logits), logits.device
+        greedy = drawing.temperature == 0
+        numbers = logits.new_zeros(b, count) if greedy else uniforms(b, count, seed, device)
+        stops = torch.tensor(stop, dtype=torch.long, device=device)
+        over = torch.zeros(b, dtype=torch.bool, device=device)
+        last = token = pick(logits, numbers[:, 0], *drawing)
+        step = make_step(model, state, device, drawing, graph)
+        for i in range(count):
+            if stop:
+                token = torch.where(over, last, token)
+                over, last = over | torch.isin(token, stops), token
+            yield token
+            if i + 1 == count or (stop and over.all()):
+                return
+            token = step(token, numbers[:, i + 1])
 
 
-@torch.no_grad()
-def _read(model: nn.Module, rows: list[Tensor], piece: int) -> Read:
-    """Rows of one length at once. Others alone, where their states then fit together.
+def _read(
+    model: nn.Module, prompt: Tensor | list[Tensor], count: int, piece: int
+) -> tuple[Tensor, Any]:
+    """The logits (b v) after the prompts, and a state with room for `count` more tokens.
 
-    Where they do not, because a cache is as long as what was read, all rows are read as far as the
-    shortest goes, and the longer ones say the rest of their own one token a step.
+    Prompts of several lengths are read one by one. Their places are of one size in the end, since
+    the shorter ones have more room, and are joined to those of a batch.
     """
-    device, lengths = rows[0].device, [len(row) for row in rows]
-    none = torch.zeros(len(rows), dtype=torch.long, device=device)
-    empty = none.new_zeros(len(rows), 0)
-    if len(set(lengths)) == 1:
-        return Read(*prefill(model, torch.stack(rows), piece=piece), none, empty)
-    if _keeps_no_length(model, device):
-        each = [prefill(model, row[None], piece=piece) for row in rows]
-        joined = tree_map(lambda *x: _join(x), *(state for _, state in each))
-        return Read(torch.cat([logits for logits, _ in each]), joined, none, empty)
-    first = min(lengths)
-    logits, state = prefill(model, torch.stack([row[:first] for row in rows]), piece=piece)
-    forced = none.new_zeros(len(rows), max(lengths) - first)
-    for i, row in enumerate(rows):
-        forced[i, : len(row) - first] = row[first:]
-    return Read(logits, state, torch.tensor(lengths, device=device) - first, forced)
-
-
-def _keeps_no_length(model: nn.Module, device: torch.device) -> bool:
-    """Whether states look alike after one token and after two: no cache, and no position."""
-    one, two = (
-        tree_leaves(model(torch.zeros(1, t, dtype=torch.long, device=device))[1]) for t in (1, 2)
-    )
-    return len(one) == len(two) and all(_alike(x, y) for x, y in zip(one, two, strict=True))
-
-
-def _alike(x: Any, y: Any) -> bool:
-    if isinstance(x, Tensor) and isinstance(y, Tensor):
-        return x.ndim > 0 and x.shape == y.shape
-    return type(x) is type(y) and x == y
-
-
-def _join(parts: tuple[Any, ...]) -> Any:
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
-
-
-def _rows(prompt: Tensor | Sequence[Tensor]) -> list[Tensor]:
     if isinstance(prompt, Tensor):
-        check(prompt=(prompt, "b t"))
-        return list(prompt)
+        logits, state = prefill(model, prompt, piece=piece)
+        return logits, model.hold(state, count) if isinstance(model, LanguageModel) else state
+    most = max(len(row) for row in prompt)
+    read = [prefill(model, row[None], piece=piece) for row in prompt]
+    room = [count + most - len(row) for row in prompt]
+    held = [model.hold(state, more) for (_, state), more in zip(read, room, strict=True)]
+    joined = tree_map(lambda *x: torch.cat(x) if isinstance(x[0], Tensor) else x[0], *held)
+    return torch.cat([logits for logits, _ in read]), joined
+
+
+def _check_room(model: nn.Module, t: int, count: int) -> None:
+    """Refuse more positions than an embedding is good for; a step on a GPU cannot."""
+    lengths = [m.config.max_length for m in model.modules() if isinstance(m, Attention)]
+    least = min((length for length in lengths if length is not None), default=None)
+    if least is not None and t + count - 1 > least:
+        told = f"at most max_length={least} tokens with those generated but the last"
+        raise ValueError(f"prompt: expected {told}, got {t} + {count} - 1")
+
+
+def _rows(prompt: Sequence[Tensor]) -> list[Tensor]:
     rows = list(prompt)
     if not rows:
         raise ValueError("prompt: expected at least one, got an empty list")
