@@ -127,6 +127,7 @@ def pairs_kernel(
     tl.store(scores_ptr + at_scores, tl.dot(B, tl.trans(C), input_precision=PRECISION))
     tl.debug_barrier()
     scores = tl.load(scores_ptr + at_scores)
+    own_scores = tl.load(scores_ptr + q * (Q + 1))
     x_ptr += row * x_b
     if second:
         of_near_ptr, of_far_ptr, of_other_ptr = (
@@ -159,6 +160,8 @@ def pairs_kernel(
     logs = row_of(cu_ptr, first, H)
     found = row_of(cu_ptr, first, H * wide) + own
     causal = (q[:, None] <= q[None, :]) & is_q[None, :]
+    # no decay stands between a token and itself: its pair would have to cancel in the sums
+    apart = q[:, None] != q[None, :]
 
     of_pairs = tl.zeros((Q, Q), tl.float32)
     sum_near, sum_far = tl.zeros((Q, N_PAD), tl.float32), tl.zeros((Q, N_PAD), tl.float32)
@@ -220,7 +223,7 @@ def pairs_kernel(
         products = tl.dot(x, tl.trans(g), input_precision=PRECISION)
         decay = tl.exp2(tl.where(causal, log[None, :] - log[:, None], -float("inf")))
         mixing = decay * alike(scores, of_pairs, True)
-        pairs = mixing * products
+        pairs = tl.where(apart, mixing * products, 0.0)
         of_step = tl.sum(pairs, 1)
         of_read = tl.sum(pairs * step[:, None], 0)
         of_pairs += decay * products * step[:, None]
@@ -246,8 +249,9 @@ def pairs_kernel(
         dx += (rest * step)[:, None] * to_end
         of_end = rest * tl.sum(x_wide * to_end, 1)
         of_read += past * tl.sum(g_wide * from_start, 1)
+        of_itself = tl.sum(x_wide * g_wide, 1)
         later = of_read - step * of_step
-        direct = of_step + of_end
+        direct = of_step + of_end + of_itself * own_scores
 
         tile = d_rows + p[None, :]
         lane = tl.cast(head * wide + k % wide, tl.int64) * t
@@ -279,7 +283,7 @@ def pairs_kernel(
                 else:
                     skip = tl.load(d_ptr + head * d_h).to(tl.float32)
                     at_skip = dskip_ptr + here.to(tl.int64) * (H * wide) + head * wide + k % wide
-                    tl.store(at_skip, tl.sum(x_wide * g_wide))
+                    tl.store(at_skip, tl.sum(of_itself, 0))
                 dx += skip * g_wide
             if z_ptr is not None:
                 if d_ptr is not None:
