@@ -1,5 +1,8 @@
 """Every task and preset alike: seeds, devices' state, chance levels, vocabularies."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -110,3 +113,11 @@ def test_tasks_are_drawn_on_the_gpu(name):
     again = TASKS[name].draw(batch=3, seed=5, device="cuda", **SMALL[name])
     assert torch.equal(inputs, again[0])
     assert torch.equal(targets, again[1])
+
+
+def test_every_source_is_in_the_bibliography():
+    book = Path(__file__).parents[1] / "book" / "references.bib"
+    if not book.exists():
+        pytest.skip("the book is not beside the library")
+    known = set(re.findall(r"^@\w+\{([^,]+),", book.read_text(), re.MULTILINE))
+    assert {preset.source for preset in PRESETS.values()} <= known
