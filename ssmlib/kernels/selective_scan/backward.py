@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ssmlib.kernels.selective_scan.forward import carry
 from ssmlib.kernels.selective_scan.layout import BACKWARD, CHUNK, Plan
+from ssmlib.kernels.selective_scan.pack import pack
 from ssmlib.kernels.selective_scan.parts import (
     LN2,
     apart,
@@ -148,6 +149,7 @@ def gradient_kernel(
     WIDTH: tl.constexpr,
     CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr,
+    OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One program: WIDTH channels, one part of one segment of one sequence, from its end.
@@ -183,14 +185,12 @@ def gradient_kernel(
     h_ptr += line.to(tl.int64) * (CHUNK // T * N * D)
     carry_ptr += line.to(tl.int64) * (N * D) + k
     da_ptr += line.to(tl.int64) * (N * D) + k
-    x_ptr += first * X
-    dt_ptr += first * DT
-    dy_ptr += first * D
-    dx_ptr += first * D
-    ddt_ptr += first * D
+    # a lane's own address and a constant for each row: an integer sum would be made row by row
+    x_at, dt_at = x_ptr + first * X + k[None, :], dt_ptr + first * DT + k[None, :]
+    dy_at = dy_ptr + first * D + k[None, :]
+    dx_at, ddt_at = dx_ptr + first * D + k[None, :], ddt_ptr + first * D + k[None, :]
     if z_ptr is not None:
-        z_ptr += first * Z
-        dz_ptr += first * D
+        z_at, dz_at = z_ptr + first * Z + k[None, :], dz_ptr + first * D + k[None, :]
     if cu_ptr is not None:
         share = block.to(tl.int64) * share_rows + first
         b_first = first
@@ -206,6 +206,7 @@ def gradient_kernel(
     rows = tl.arange(0, T)[:, None]
     of_b = tl.arange(0, T)
     both_of_b = tl.arange(0, 2 * T)
+    ones = tl.full((WIDTH, N_PAD), 1.0, OPERAND)
     dbias = tl.zeros((1, WIDTH), tl.float32)
     dskip = tl.zeros((1, WIDTH), tl.float32)
     chunks = tl.cdiv(stop - begin, CHUNK)
@@ -220,16 +221,16 @@ def gradient_kernel(
         step = tl.cast(start, tl.int64)
         left = (tiles - 1) * T  # not the last tile: nothing comes after it
         mask = (rows < left) & inside[None, :]
-        x_next = tl.load(x_ptr + step * X + rows * X + k[None, :], mask=mask, other=0.0)
-        dt_next = tl.load(dt_ptr + step * DT + rows * DT + k[None, :], mask=mask, other=0.0)
+        x_next = tl.load(x_at + step * X + rows * X, mask=mask, other=0.0)
+        dt_next = tl.load(dt_at + step * DT + rows * DT, mask=mask, other=0.0)
         bc_next = rows_of(bc_ptr + step * (G * 2 * N_PAD), left, G, N_PAD, T)
         for j in range(tiles - 1):
             x, dt, bc = x_next.to(tl.float32), dt_next.to(tl.float32) + bias, bc_next
             step += T
             left -= T
             mask = (rows < left) & inside[None, :]
-            x_next = tl.load(x_ptr + step * X + rows * X + k[None, :], mask=mask, other=0.0)
-            dt_next = tl.load(dt_ptr + step * DT + rows * DT + k[None, :], mask=mask, other=0.0)
+            x_next = tl.load(x_at + step * X + rows * X, mask=mask, other=0.0)
+            dt_next = tl.load(dt_at + step * DT + rows * DT, mask=mask, other=0.0)
             bc_next = rows_of(bc_ptr + step * (G * 2 * N_PAD), left, G, N_PAD, T)
             if SOFTPLUS:
                 dt = softplus(dt)
@@ -245,16 +246,16 @@ def gradient_kernel(
             step = tl.cast(now, tl.int64)
             valid = now + rows < stop
             mask = valid & inside[None, :]
-            x = tl.load(x_ptr + step * X + rows * X + k[None, :], mask=mask, other=0.0)
-            raw = tl.load(dt_ptr + step * DT + rows * DT + k[None, :], mask=mask, other=0.0)
-            dy = tl.load(dy_ptr + step * D + rows * D + k[None, :], mask=mask, other=0.0)
+            x = tl.load(x_at + step * X + rows * X, mask=mask, other=0.0)
+            raw = tl.load(dt_at + step * DT + rows * DT, mask=mask, other=0.0)
+            dy = tl.load(dy_at + step * D + rows * D, mask=mask, other=0.0)
             x, g = x.to(tl.float32), dy.to(tl.float32)
             raw = raw.to(tl.float32) + bias
             dt = softplus(raw) if SOFTPLUS else raw
             dt = tl.where(mask, dt, 0.0)
             u = dt * x
             if z_ptr is not None:
-                z = tl.load(z_ptr + step * Z + rows * Z + k[None, :], mask=mask, other=0.0)
+                z = tl.load(z_at + step * Z + rows * Z, mask=mask, other=0.0)
                 z = z.to(tl.float32)
                 s = sigmoid(z)
                 by_gate = g * s * (1.0 + z * (1.0 - s))
@@ -302,26 +303,25 @@ def gradient_kernel(
                 both = tl.join(dh * u, g * hs)
                 # the last axis, of one element, gives the compiler a shorter way to the product
                 both = tl.reshape(tl.permute(both, (2, 0, 1)), (2 * T, WIDTH, 1))
-                column = tl.broadcast_to((n == m)[None, :], (WIDTH, N_PAD))
-                column = tl.where(column, 1.0, 0.0)  # over channels, into column m
-                shares = tl.dot(tl.sum(both, 2), column, shares, input_precision=PRECISION)
+                both = tl.sum(both, 2).to(OPERAND)
+                sums = tl.dot(both, ones, input_precision=PRECISION)  # over channels
+                shares = tl.where(n[None, :] == m, sums, shares)
             to = (share + now + both_of_b % T) * 2 + both_of_b // T
             tl.store(
                 shares_ptr + to[:, None] * N_PAD + n[None, :],
                 shares,
                 mask=(now + both_of_b % T < stop)[:, None],
             )
-            out = step * D + rows * D + k[None, :]
             ddt = dx * x + ddt * LN2
             if SOFTPLUS:
                 ddt *= sigmoid(raw)
             ddt = tl.where(mask, ddt, 0.0)
             dx = dx * dt + skip * g
-            tl.store(dx_ptr + out, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-            tl.store(ddt_ptr + out, ddt.to(ddt_ptr.dtype.element_ty), mask=mask)
+            tl.store(dx_at + step * D + rows * D, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+            tl.store(ddt_at + step * D + rows * D, ddt.to(ddt_ptr.dtype.element_ty), mask=mask)
             if z_ptr is not None:
                 dz = by_gate * y
-                tl.store(dz_ptr + out, dz.to(dz_ptr.dtype.element_ty), mask=mask)
+                tl.store(dz_at + step * D + rows * D, dz.to(dz_ptr.dtype.element_ty), mask=mask)
             dbias += tl.sum(ddt, 0, keep_dims=True)
             dskip += tl.sum(g * x, 0, keep_dims=True)
     sums_ptr += line.to(tl.int64) * (2 * D) + k[None, :]
@@ -348,6 +348,7 @@ def gather_kernel(
     N_PAD: tl.constexpr,
     PACKED: tl.constexpr,
     SIZE: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     """dB and dC: the shares (blocks rows 2 n) of all blocks of a group, added in their order."""
     group = tl.program_id(1)
@@ -361,11 +362,12 @@ def gather_kernel(
         inside &= (local < segment) & (step < t)
         at = (line // segments) * t + step
     inside &= n < N
-    shares_ptr += group * blocks * size
+    shares_ptr += group * blocks * size + i
     total = tl.zeros((SIZE,), tl.float32)
-    for _ in range(blocks):
-        total += tl.load(shares_ptr + i, mask=inside, other=0.0)
-        shares_ptr += size
+    for first in range(0, blocks, AHEAD):
+        for j in tl.static_range(AHEAD):  # so many loads at a time
+            total += tl.load(shares_ptr + j * size, mask=inside & (first + j < blocks), other=0.0)
+        shares_ptr += AHEAD * size
     is_c = (i // N_PAD) % 2 == 1
     out = (at * G + group) * N + n
     tl.store(db_ptr + out, total.to(db_ptr.dtype.element_ty), mask=inside & (is_c == 0))
@@ -395,7 +397,7 @@ def backward(
     plan = Plan.of(x, A, B, cu_seqlens, BACKWARD)
     like = (x, dt, A, B, C, D, z, dt_bias, state)
     dy, x, dt, z = dy.contiguous(), plan.tokens(x), plan.tokens(dt), plan.tokens(z)
-    A2, BC = plan.decay(A), plan.by_token(B, C)
+    A2, (BC, by_state) = plan.decay(A), pack(plan, B, C, by_state=True)
     start = plan.starts(d_last.float().mT, reverse=True)
     if plan.segments > 1:
         end, total = torch.empty_like(start), plan.totals()
@@ -404,7 +406,6 @@ def backward(
     dx, ddt = (torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in (x, dt))
     dz = None if z is None else torch.empty(z.shape, dtype=z.dtype, device=z.device)
     dB, dC = (torch.empty(M.shape, dtype=M.dtype, device=M.device) for M in (B, C))
-    by_state = plan.by_state(B), plan.by_state(C)
     dA, sums = torch.zeros_like(start), torch.zeros(*start.shape[:2], 2, plan.d, device=x.device)
     blocks, lines = plan.grid
     parts, share_rows = plan.parts(x.dtype.itemsize)
@@ -419,13 +420,14 @@ def backward(
             part, share_rows, X=x.stride(1), DT=dt.stride(1), Z=0 if z is None else z.stride(1),
             D=plan.d, G=plan.g, N=plan.n, N_PAD=plan.n_pad, T=plan.tile.tokens,
             WIDTH=plan.tile.width, CHUNK=CHUNK, SOFTPLUS=dt_softplus,
+            OPERAND=tl.bfloat16 if x.is_cuda and x.dtype == torch.bfloat16 else tl.float32,
             PRECISION="tf32" if x.dtype.itemsize == 2 else "tf32x3", num_warps=1, num_stages=1,
         )  # fmt: skip
-        size = 512
+        size = 128
         gather_kernel[(triton.cdiv(rows * 2 * plan.n_pad, size), plan.g)](
             shares, dB, dC, plan.t, rows, plan.segments, plan.segment, part, share_rows,
             plan.blocks, G=plan.g, N=plan.n, N_PAD=plan.n_pad, PACKED=cu_seqlens is not None,
-            SIZE=size, num_warps=4,
+            SIZE=size, AHEAD=8, num_warps=1,
         )  # fmt: skip
     d_state = None if state is None else start[:, 0].mT
     d_bias, d_skip = (sums[:, :, i].sum((0, 1)) for i in range(2))  # memory of its own each

@@ -6,7 +6,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlib.kernels.selective_scan.layout import CHUNK, FORWARD, Plan, saved_shape, states_first
+from ssmlib.kernels.selective_scan.pack import pack
 from ssmlib.kernels.selective_scan.parts import (
+    LOG2E,
     apart,
     row,
     rows_of,
@@ -69,7 +71,7 @@ def scan_kernel(
     n = tl.arange(0, N_PAD)
     states = n[:, None] * D + k[None, :]
     real = (n < N)[:, None] & inside[None, :]
-    A = tl.load(a_ptr + states, mask=real, other=0.0)
+    A = tl.load(a_ptr + k[None, :] * N + n[:, None], mask=real, other=0.0).to(tl.float32) * LOG2E
     h = tl.zeros((N_PAD, WIDTH), tl.float32)
     if start_ptr is not None:
         h = tl.load(start_ptr + line.to(tl.int64) * (N * D) + states, mask=real, other=0.0)
@@ -84,36 +86,32 @@ def scan_kernel(
 
     rows = tl.arange(0, T)[:, None]
     now = first + begin
-    x_ptr += now * X
-    dt_ptr += now * DT
+    # a lane's own address and a constant for each row: an integer sum would be made row by row
+    x_at, dt_at = x_ptr + now * X + k[None, :], dt_ptr + now * DT + k[None, :]
     place = now if cu_ptr is not None else (line // segments).to(tl.int64) * pitch + begin
     bc_ptr += (place * G + group) * (2 * N_PAD)
-    x_at, dt_at = rows * X + k[None, :], rows * DT + k[None, :]
     if y_ptr is not None:
-        y_ptr += now * D
-        y_at = rows * D + k[None, :]
-    if z_ptr is not None:
-        z_ptr += now * Z
-        z_at = rows * Z + k[None, :]
+        y_at = y_ptr + now * D + k[None, :]
     mask = (begin + rows < end) & inside[None, :]
-    x_next = tl.load(x_ptr + x_at, mask=mask, other=0.0).to(tl.float32)
-    dt_next = tl.load(dt_ptr + dt_at, mask=mask, other=0.0).to(tl.float32)
+    x_next = tl.load(x_at + rows * X, mask=mask, other=0.0).to(tl.float32)
+    dt_next = tl.load(dt_at + rows * DT, mask=mask, other=0.0).to(tl.float32)
     if z_ptr is not None:
-        z_next = tl.load(z_ptr + z_at, mask=mask, other=0.0).to(tl.float32)
+        z_at = z_ptr + now * Z + k[None, :]
+        z_next = tl.load(z_at + rows * Z, mask=mask, other=0.0).to(tl.float32)
     bc_next = rows_of(bc_ptr, end - begin, G, N_PAD, T)
     for step in range(begin, end, T):
         x, dt = x_next, dt_next
         left = end - step
         mask = (rows < left) & inside[None, :]
         more = (rows < left - T) & inside[None, :]  # the next tile is on its way meanwhile
-        x_ptr += T * X
-        dt_ptr += T * DT
-        x_next = tl.load(x_ptr + x_at, mask=more, other=0.0).to(tl.float32)
-        dt_next = tl.load(dt_ptr + dt_at, mask=more, other=0.0).to(tl.float32)
+        x_at += T * X
+        dt_at += T * DT
+        x_next = tl.load(x_at + rows * X, mask=more, other=0.0).to(tl.float32)
+        dt_next = tl.load(dt_at + rows * DT, mask=more, other=0.0).to(tl.float32)
         if z_ptr is not None:
             z = z_next
-            z_ptr += T * Z
-            z_next = tl.load(z_ptr + z_at, mask=more, other=0.0).to(tl.float32)
+            z_at += T * Z
+            z_next = tl.load(z_at + rows * Z, mask=more, other=0.0).to(tl.float32)
         if saved_ptr is not None and step % CHUNK == 0:
             at = saved_ptr + tl.cast(step // CHUNK, tl.int64) * (N * D)
             tl.store(at + states, h, mask=real)
@@ -140,9 +138,13 @@ def scan_kernel(
                 y += skip * x
             if z_ptr is not None:
                 y *= z * sigmoid(z)
-            tl.store(y_ptr + y_at, y.to(y_ptr.dtype.element_ty), mask=mask)
-            y_ptr += T * D
-    tl.store(last_ptr + line.to(tl.int64) * (N * D) + states, h, mask=real)
+            tl.store(y_at + rows * D, y.to(y_ptr.dtype.element_ty), mask=mask)
+            y_at += T * D
+    if y_ptr is None:
+        tl.store(last_ptr + line.to(tl.int64) * (N * D) + states, h, mask=real)
+    elif line % segments == segments - 1:  # a state of the caller's, (d n)
+        last_ptr += (line // segments).to(tl.int64) * (N * D)
+        tl.store(last_ptr + k[None, :] * N + n[:, None], h, mask=real)
     if sum_ptr is not None:
         total = tl.reshape(total, (WIDTH,))
         tl.store(sum_ptr + line.to(tl.int64) * D + k, total, mask=inside)
@@ -208,24 +210,24 @@ def forward(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     size = saved_shape(x, A, B, cu_seqlens) if needs_grad else (0,)
     saved = torch.empty(size, dtype=torch.float32, device=x.device)
-    A2, BC = plan.decay(A), plan.by_token(B, C)
+    A, (BC, _) = A.contiguous(), pack(plan, B, C)
     start = None if state is None else states_first(state)
     if plan.segments > 1:
         start = plan.starts(start, reverse=False)
         end, total = torch.empty_like(start), plan.totals()
-        launch(plan, x, dt, A2, BC, None, None, dt_bias, dt_softplus, None, None, None, end, total)
-        carry(A2, total, end, start, reverse=False)
-    last = plan.states()
+        launch(plan, x, dt, A, BC, None, None, dt_bias, dt_softplus, None, None, None, end, total)
+        carry(plan.decay(A), total, end, start, reverse=False)
+    last = torch.empty(plan.sequences, plan.d, plan.n, dtype=torch.float32, device=x.device)
     kept = saved if needs_grad else None
-    launch(plan, x, dt, A2, BC, D, z, dt_bias, dt_softplus, start, y, kept, last, None)
-    return y, last[:, -1].mT.contiguous(), saved
+    launch(plan, x, dt, A, BC, D, z, dt_bias, dt_softplus, start, y, kept, last, None)
+    return y, last, saved
 
 
 def launch(
     plan: Plan,
     x: Tensor,
     dt: Tensor,
-    A2: Tensor,
+    A: Tensor,
     BC: Tensor,
     D: Tensor | None,
     z: Tensor | None,
@@ -240,7 +242,7 @@ def launch(
     scan_kernel[plan.grid](
         x,
         dt,
-        A2,
+        A,
         BC,
         D,
         z,

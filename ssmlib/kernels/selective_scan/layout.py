@@ -114,20 +114,6 @@ class Plan(NamedTuple):
         """A log2(e) as (n d), so that a decay is one power of two."""
         return (A.float() * 1.4426950408889634).mT.contiguous()
 
-    def by_token(self, B: Tensor, C: Tensor) -> Tensor:
-        """B and C side by side in float32, (b pitch g 2 n_pad)."""
-        b, t, g, n = B.shape
-        out = torch.zeros(b, self.pitch, g, 2, self.n_pad, device=B.device)
-        out[:, :t, :, 0, :n], out[:, :t, :, 1, :n] = B, C
-        return out
-
-    def by_state(self, M: Tensor) -> Tensor:
-        """B or C in float32 as (b g n pitch)."""
-        b, t, g, n = M.shape
-        out = torch.zeros(b, g, n, self.pitch, device=M.device)
-        out[..., :t] = M.permute(0, 2, 3, 1)
-        return out
-
     def states(self) -> Tensor:
         """Room for a state of every segment."""
         size = (self.sequences, self.segments, self.n, self.d)
