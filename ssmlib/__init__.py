@@ -10,7 +10,8 @@ This file imports nothing; import the module whose chapter you have read.
     05 selection             ssmlib.selective_scan, ssmlib.mixers.mamba, ssmlib.recall
     06 parallel scans        ssmlib.scan, ssmlib.kernels.scan, ssmlib.kernels.ladder
     07 duality               ssmlib.ssd, ssmlib.mixers.mamba2
-    models                   ssmlib.model, ssmlib.layers, ssmlib.mixers.attention, ssmlib.generate
+    08 hybrids               ssmlib.model, ssmlib.layers, ssmlib.mixers, ssmlib.presets,
+                             ssmlib.checkpoints, ssmlib.generate
     training                 ssmlib.train, ssmlib.tasks
     every chapter            ssmlib.shapes, ssmlib.backends, ssmlib.recurrence, ssmlib.example
     figures and records      ssmlib.bench, ssmlib.plots, ssmlib.viz

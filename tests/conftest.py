@@ -12,6 +12,9 @@ if not torch.cuda.is_available():
     assert "triton" not in sys.modules, "TRITON_INTERPRET must be set before triton is imported"
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+with torch.device("meta"):  # torch lists what makes tensors once: before `empty` is another one
+    torch.empty(0)
+
 
 @pytest.fixture
 def seeded() -> Seeded:

@@ -19,7 +19,8 @@ RANKS = [
     {"layers"},
     {"mixers"},
     {"model"},
-    {"generate", "checkpoints", "recall", "tasks", "train", "distributed", "bench", "plots", "viz"},
+    {"generate", "checkpoints", "presets", "recall", "tasks", "train", "distributed"}
+    | {"bench", "plots", "viz"},
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem != "__init__")

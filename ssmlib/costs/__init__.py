@@ -6,10 +6,13 @@ are bytes, a GB is 10^9 of them. Every docstring says what it counts and what it
 - `work`: FLOPs and bytes moved by a layer or a model.
 - `cost`: the `Cost` that holds the two, and `roofline`, the seconds it takes at least.
 - `memory`: bytes kept, which are weights, key-value caches and states; who fits on a device.
+- `configs`: the same for any `ModelConfig`; `layers`: for each kind of layer in its legend.
 - `tables`: dtypes, devices and published models, each with its source.
 """
 
+from ssmlib.costs.configs import count_kept, count_parameters, count_work
 from ssmlib.costs.cost import Cost, balance, roofline
+from ssmlib.costs.layers import Kept
 from ssmlib.costs.memory import (
     context_bytes,
     kv_cache_bytes,
@@ -49,11 +52,15 @@ __all__ = [
     "TRAINING",
     "Cost",
     "Device",
+    "Kept",
     "ModelShape",
     "attention_cost",
     "attention_layer_cost",
     "balance",
     "context_bytes",
+    "count_kept",
+    "count_parameters",
+    "count_work",
     "device_named",
     "dtype_bytes",
     "kv_cache_bytes",
