@@ -1,12 +1,13 @@
 """The suite `ssd`: state space duality and Mamba-2's layer, against public kernels and attention.
 
-`ssd`: forward, and forward with all gradients, at six shapes; `ssd decode`: one token.
+`ssd`: forward, and forward with all gradients, at six shapes; `ssd graph`: at three of them,
+replayed as a CUDA graph, where launching kernels costs nothing; `ssd decode`: one token.
 `mamba-2 block`, `mamba block`: a whole layer.
 `state size`, `quadratic`, `crossover`, `crossover decode`: see `ssmlib.bench.ssd.compare`.
 
-Providers: ssmlib; mamba-ssm where it is installed, in the same process, its kernels tuned at full
-size before they are checked and timed. Floors are of four kinds, see `Ceilings.floor`.
-What a CPU takes is in the suite `ssd_cpu`.
+Providers: ssmlib; mamba-ssm where it is installed, in the same process. Its kernels are tuned at
+full size before they are checked and timed; `ssmlib.bench.ssd.ahead` compiles what they try. Floors
+are of four kinds, see `Ceilings.floor`. What a CPU takes is in the suite `ssd_cpu`.
 """
 
 import contextlib
@@ -18,12 +19,13 @@ import torch
 
 from ssmlib.bench.cell import Cell, Setting, ceiling_row, fill
 from ssmlib.bench.ssd import block, compare, peers
-from ssmlib.bench.ssd.scans import SHAPES, STEPS, Shape, ssd_cell, step_cell
+from ssmlib.bench.ssd.scans import SHAPES, STEPS, Shape, captured, ssd_cell, step_cell
 from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import ceilings, default_device
 
 PASSES = ("forward", "forward+backward")
 BACKENDS = ("flash", "cudnn")
+GRAPHS = (SHAPES[0], SHAPES[3], SHAPES[4])  # a large one, and two that a host is slow to launch
 TINY = (Shape(2, 33, 4, 16, 2, 4),)
 COLUMNS = (
     ("", 16, text("experiment")),
@@ -55,7 +57,7 @@ def run(
     the row itself.
     """
     device = default_device(device)
-    seconds = (0.0, 0.01) if quick else (0.05, 0.2)
+    seconds = (0.0, 0.01) if quick else (0.05, 0.15)
     top = ceilings(device, time_s=2 * seconds[1])
     if device.type == "cuda":
         from ssmlib.bench.rates import with_rates  # needs triton
@@ -82,13 +84,19 @@ def _rows(setting: Setting, quick: bool) -> Iterator[dict[str, Any]]:
 
 def _cells(quick: bool, device: torch.device) -> Iterator[Cell]:
     peer = peers.installed(device)
+    if peer and not quick:
+        from ssmlib.bench.ssd.ahead import compile_ahead  # needs triton
+
+        compile_ahead()
     for shape in TINY if quick else SHAPES:
         for which in PASSES:
-            yield ssd_cell(shape, which, device)
+            made = [ssd_cell(shape, which, device)]
             for chunk in peers.CHUNKS if peer else ():
-                by = partial(peers.scan, chunk=chunk)
-                name = f"{peer}, chunk {chunk}"
-                yield _tuned(ssd_cell(shape, which, device, by, provider=name))
+                by, name = partial(peers.scan, chunk=chunk), f"{peer}, chunk {chunk}"
+                made.append(_tuned(ssd_cell(shape, which, device, by, provider=name)))
+            yield from made
+            if device.type == "cuda" and shape in (*GRAPHS, *TINY):
+                yield from map(captured, made)
     for shape in (Shape(2, 1, 4, 16, 2, 4),) if quick else STEPS:
         for provider in filter(None, ("ssmlib", peer)):
             yield step_cell(shape, provider, device)

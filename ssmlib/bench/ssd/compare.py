@@ -49,11 +49,11 @@ FULL = Sizes(
     states=(16, 32, 64, 128, 256),
     scanned=(16, 64, 256),
     quadratic=Shape(1, 2**13, 32, 64, 1, 128),
-    squares=tuple(2**i for i in range(5, 12)),
+    squares=tuple(2**i for i in range(5, 12, 2)),
     crossover=Shape(1, 2**15, 64, 64, 1, 128),
-    lengths=tuple(2**i for i in range(9, 16)),
+    lengths=tuple(2**i for i in range(10, 16)),
     decoding=Shape(64, 1, 64, 64, 1, 128),
-    caches=tuple(2**i for i in range(7, 16)),
+    caches=tuple(2**i for i in range(7, 16, 2)),
 )
 QUICK = Sizes(
     state=Shape(2, 33, 2, 16, 1, 0),
