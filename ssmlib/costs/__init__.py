@@ -12,7 +12,6 @@ are bytes, a GB is 10^9 of them. Every docstring says what it counts and what it
 
 from ssmlib.costs.configs import count_kept, count_parameters, count_work
 from ssmlib.costs.cost import Cost, balance, roofline
-from ssmlib.costs.layers import Kept
 from ssmlib.costs.memory import (
     context_bytes,
     kv_cache_bytes,
@@ -22,6 +21,7 @@ from ssmlib.costs.memory import (
     state_bytes,
     users_that_fit,
 )
+from ssmlib.costs.parts import Kept
 from ssmlib.costs.tables import (
     DEVICES,
     DTYPES,

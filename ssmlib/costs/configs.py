@@ -10,9 +10,6 @@ from typing import Any
 from ssmlib.costs.checks import whole
 from ssmlib.costs.cost import Cost
 from ssmlib.costs.layers import (
-    Kept,
-    Shape,
-    Weights,
     attention_kept,
     attention_weights,
     attention_work,
@@ -22,6 +19,7 @@ from ssmlib.costs.layers import (
     mlp_work,
     width,
 )
+from ssmlib.costs.parts import Kept, Shape, Weights
 from ssmlib.costs.tables import dtype_bytes
 from ssmlib.costs.work import linear_cost
 

@@ -8,10 +8,11 @@ import the layers themselves. Its functions take the config c and d, the feature
     work(c, d, shape)   -> Cost of one layer over shape.length tokens after shape.past others
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ssmlib.costs.cost import Cost
+from ssmlib.costs.invariant import h3_kept, h3_weights, s4_kept, s4_weights, uncounted
+from ssmlib.costs.parts import Kept, Layer, Shape, Weights, linear
 from ssmlib.costs.tables import dtype_bytes
 from ssmlib.costs.work import (
     attention_layer_cost,
@@ -22,57 +23,6 @@ from ssmlib.costs.work import (
 
 SSD_FLOPS = 5  # per token, channel and state number: a h, (dt x) B, +, and two for C h
 RGLRU_FLOPS = 2  # per token and channel: a h, +
-
-
-class Weights(NamedTuple):
-    """Parameters: all of them, and those that one token meets."""
-
-    total: int
-    active: int
-
-    def __add__(self, other: "Weights") -> "Weights":
-        return Weights(self.total + other.total, self.active + other.active)
-
-    def __mul__(self, times: int) -> "Weights":
-        return Weights(times * self.total, times * self.active)
-
-
-class Kept(NamedTuple):
-    """What is kept between two tokens: keys and values, last inputs of convolutions, states."""
-
-    cache: int = 0
-    conv: int = 0
-    state: int = 0
-
-    def __add__(self, other: "Kept") -> "Kept":
-        return Kept(*(a + b for a, b in zip(self, other, strict=True)))
-
-    @property
-    def total(self) -> int:
-        return sum(self)
-
-
-class Shape(NamedTuple):
-    """A forward pass: `length` new tokens after `past` others, of each of `batch` sequences."""
-
-    length: int
-    batch: int
-    past: int
-    dtype: str
-
-    @property
-    def tokens(self) -> int:
-        return self.length * self.batch
-
-
-class Layer(NamedTuple):
-    weights: Callable[[Any, int], Weights]
-    kept: Callable[[Any, int, int], Kept]
-    work: Callable[[Any, int, Shape], Cost]
-
-
-def linear(d: int, out: int, bias: bool = False) -> int:
-    return d * out + bias * out
 
 
 def heads(c: Any, d: int) -> tuple[int, int]:
@@ -246,6 +196,31 @@ def rglru_work(c: Any, d: int, s: Shape) -> Cost:
     return sum(parts, linear_cost(s.tokens, e, d, s.dtype))
 
 
+def linear_attention_sizes(c: Any, d: int) -> tuple[int, int]:
+    """Features of all heads before the feature map, and numbers of state."""
+    f = c.features
+    n = 1 + f + f * (f + 1) // 2 if c.feature_map == "taylor" else f
+    return c.heads * f, c.heads * n * (d // c.heads + 1)
+
+
+def linear_attention_weights(c: Any, d: int) -> Weights:
+    n = 2 * linear(d, c.heads * c.features) + 2 * linear(d, d)
+    return Weights(n, n)
+
+
+def linear_attention_kept(c: Any, d: int, length: int) -> Kept:
+    return Kept(state=linear_attention_sizes(c, d)[1])
+
+
+def linear_attention_work(c: Any, d: int, s: Shape) -> Cost:
+    """The sums are counted as SSD is; making the features is not."""
+    wide, state = linear_attention_sizes(c, d)
+    moved = dtype_bytes(s.tokens * (2 * wide + 2 * d), s.dtype)
+    sums = Cost(SSD_FLOPS * s.tokens * state, moved + dtype_bytes(2 * s.batch * state, "float32"))
+    maps = [linear_cost(s.tokens, d, n, s.dtype) for n in (wide, wide, d, d)]
+    return sum(maps, sums)
+
+
 LAYERS: dict[str, Layer] = {
     "AttentionConfig": Layer(attention_weights, attention_kept, attention_work),
     "MLPConfig": Layer(mlp_weights, nothing, mlp_work),
@@ -253,6 +228,12 @@ LAYERS: dict[str, Layer] = {
     "MambaConfig": Layer(mamba_weights, mamba_kept, mamba_work),
     "Mamba2Config": Layer(mamba2_weights, mamba2_kept, mamba2_work),
     "RGLRUConfig": Layer(rglru_weights, rglru_kept, rglru_work),
+    "LinearAttentionConfig": Layer(
+        linear_attention_weights, linear_attention_kept, linear_attention_work
+    ),
+    "S4Config": Layer(s4_weights, s4_kept, uncounted),
+    "S4DConfig": Layer(s4_weights, s4_kept, uncounted),
+    "H3Config": Layer(h3_weights, h3_kept, uncounted),
 }
 
 

@@ -107,4 +107,4 @@ class ShiftSystem(nn.Module):
             y = torch.einsum("bwd,dw->bd", inputs, self.C.flip(1).to(wide))[:, None]
         else:
             y = fft_conv(inputs, self.C)[:, w - 1 :]
-        return y.to(x.dtype), inputs[:, 1 - w :]
+        return y.to(x.dtype), inputs[:, 1 - w :].clone()  # a view would keep all of them alive
