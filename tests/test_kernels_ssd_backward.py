@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from agreement import assert_same
+from agreement import assert_close, assert_same
 from torch import Tensor
 
 from ssmlib.kernels.ssd import backward, forward, layout
@@ -178,3 +178,66 @@ def test_compiles_without_a_gpu(capability):
     made = [line.split() for line in done.stdout.splitlines()]
     assert [name for name, *_ in made].count("pairs_kernel") == 3
     assert max(int(shared) for *_, shared in made) <= 227 * 1024  # bytes that an H100 has
+
+
+@pytest.mark.gpu
+class TestOnAGPU:
+    @pytest.mark.parametrize("dtype", TOLERANCE)
+    @pytest.mark.parametrize("t", [1, 2, 3, 63, 64, 65, 130, 257, 500])
+    def test_lengths(self, t, dtype, seeded):
+        same_as_the_definition(draw(seeded, 2, t, 4, 64, 1, 128, dtype=dtype))
+
+    @pytest.mark.parametrize("dtype", TOLERANCE)
+    @pytest.mark.parametrize(
+        ("h", "p", "g", "n"),
+        [
+            (1, 1, 1, 1), (5, 60, 5, 60), (4, 32, 1, 16), (8, 64, 2, 64), (3, 96, 1, 100),
+            (2, 128, 1, 128), (2, 80, 2, 256), (2, 256, 1, 256), (9, 16, 3, 8),
+        ],
+    )  # fmt: skip
+    def test_sizes_and_groups(self, h, p, g, n, dtype, seeded):
+        same_as_the_definition(draw(seeded, 2, 150, h, p, g, n, dtype=dtype))
+
+    @pytest.mark.parametrize("without", [*[(name,) for name in OPTIONAL], OPTIONAL])
+    @pytest.mark.parametrize("wide_skip", [False, True])
+    def test_what_may_be_left_out(self, without, wide_skip, seeded):
+        inputs = draw(
+            seeded, 2, 140, 4, 64, 2, 64, without=without, dtype=torch.bfloat16, wide_skip=wide_skip
+        )
+        same_as_the_definition(inputs)
+
+    @pytest.mark.parametrize("dtype", TOLERANCE)
+    @pytest.mark.parametrize(
+        "pack", [[0, 1, 64, 65, 66, 300], [0, 15], [0, 1, 100, 300, 700], [0, 128, 256, 500]]
+    )
+    def test_packed_sequences(self, pack, dtype, seeded):
+        inputs = draw(seeded, 1, pack[-1], 4, 64, 1, 128, s=len(pack) - 1, dtype=dtype)
+        same_as_the_definition(inputs, pack=pack)
+
+    @pytest.mark.parametrize("mean", [-12.0, -8.0, 5.0])
+    def test_tiny_and_large_steps(self, mean, seeded):
+        same_as_the_definition(draw(seeded, 2, 200, 4, 64, 1, 64, dt=mean), tolerance=1e-4)
+
+    def test_same_bits_five_times(self, seeded):
+        inputs = draw(seeded, 2, 1000, 8, 64, 1, 128, dtype=torch.bfloat16)
+        first = all_gradients(inputs)
+        for _ in range(4):
+            assert all(map(torch.equal, first, all_gradients(inputs)))
+
+    def test_offsets_beyond_32_bits(self):
+        """What came long ago is forgotten: the last tokens' gradients are those of a short t."""
+        t, h, p, n, tail = 2**20 + 70, 33, 64, 16, 1024 + 70
+        size = {"generator": torch.Generator("cuda").manual_seed(0), "device": "cuda"}
+        x, dy = (torch.randn(1, t, h, p, dtype=torch.bfloat16, **size) for _ in range(2))
+        dt, A = torch.rand(1, t, h, **size), torch.full((h,), -1.0, device="cuda")
+        B, C = (torch.randn(1, t, 1, n, dtype=torch.bfloat16, **size) for _ in range(2))
+        assert x.numel() > 2**31
+        found = []
+        for first in (0, t - tail):
+            part = [v[:, first:] for v in (x, dt, B, C)]
+            leaves = [v.requires_grad_() for v in part]
+            y, _ = ssd(leaves[0], leaves[1], A, *leaves[2:], backend="triton")
+            grads = torch.autograd.grad(y, leaves, dy[:, first:])
+            found.append([grad[:, -tail // 2 :].clone() for grad in grads])
+        for whole, short in zip(*found, strict=True):
+            assert_close(whole, short, 1e-2)

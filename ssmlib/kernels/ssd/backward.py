@@ -67,20 +67,23 @@ def pairs_tile(plan: Plan) -> Tile:
 
 
 class Found(NamedTuple):
-    """What `pairs_kernel` finds for each token and part of a head, (b h*wide t), for dt and A.
+    """What `pairs_kernel` leaves to `steps_kernel`; a lane is a head, or a part of one.
 
-    through (2 slots h*wide): a number for each chunk.
+    itself (b g t): C B of each token with itself. through (2 slots lanes): what goes through a
+    chunk, from the state before to the state after. read (b lanes t): what each token reads of its
+    chunk. sums (b lanes t 4): what it hands on to the state, and to later tokens; what it reads of
+    the state; x times the gradient of y.
     """
 
+    itself: Tensor
     through: Tensor
-    later: Tensor
-    earlier: Tensor
-    direct: Tensor
+    read: Tensor
+    sums: Tensor
 
     @staticmethod
-    def room(b: int, lanes: int, t: int, chunks: int, device: torch.device) -> "Found":
-        by_token = (torch.empty(b, lanes, t, device=device) for _ in range(3))
-        return Found(torch.empty(chunks, lanes, device=device), *by_token)
+    def room(plan: Plan, b: int, lanes: int, chunks: int) -> "Found":
+        sizes = (b, plan.g, plan.t), (chunks, lanes), (b, lanes, plan.t), (b, lanes, plan.t, 4)
+        return Found(*(torch.empty(size, device=plan.device) for size in sizes))
 
 
 def backward(
@@ -115,18 +118,19 @@ def backward(
     walk(plan, dy, C, z, log, d_last, adjoint, d_state)
     tile = pairs_tile(plan)
     wide, chunks = triton.cdiv(plan.p, tile.p), 2 * len(saved)
-    found = Found.room(len(x), plan.h * wide, plan.t, chunks, x.device)
+    found = Found.room(plan, len(x), plan.h * wide, chunks)
     tokens = (dy, x, B, C, D, z, step, log, saved, adjoint)
-    dx, dz, dB, dC, dD = pairs(plan, tile, *tokens, found)
+    dx, dz, dB, dC, by_channel = pairs(plan, tile, *tokens, found)
     ddt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
-    dA, d_bias = (torch.zeros(chunks, plan.h, device=x.device) for _ in range(2))
+    dA, d_bias, dD = (torch.zeros(chunks, plan.h, device=x.device) for _ in range(3))
+    dD = dD if by_channel is None else by_channel
     slots = triton.cdiv(plan.t, KEEP)
     steps_kernel[(chunks, triton.cdiv(plan.h, HEADS))](
         dt, A, dt_bias, step, *found, cu_seqlens, ddt, dA, None if dt_bias is None else d_bias,
-        plan.sequences, plan.t, slots, plan.h, *dt.stride(), WIDE=wide, Q=Q, HEADS=HEADS,
-        SOFTPLUS=dt_softplus, num_warps=4,
+        dD if by_channel is None else None, plan.sequences, plan.t, slots, plan.h, plan.g,
+        *dt.stride(), WIDE=wide, Q=Q, HEADS=HEADS, SOFTPLUS=dt_softplus, num_warps=4,
     )  # fmt: skip
-    grads = (dx, ddt, dA.sum(0), dB, dC, dD, dz, d_bias.sum(0), d_state)
+    grads = (dx, ddt, dA.sum(0), dB, dC, dD.sum(0), dz, d_bias.sum(0), d_state)
     return tuple(
         None if v is None else grad.to(v.dtype) for grad, v in zip(grads, like, strict=True)
     )
@@ -168,7 +172,7 @@ def pairs(
     adjoint: Tensor,
     found: Found,
 ) -> tuple[Tensor | None, ...]:
-    """Fill found; return the gradients of x, z, B, C and D.
+    """Fill found; return the gradients of x, z, B, C, and each chunk's of D, if that is (h p).
 
     More states than a program holds are taken in turns, and the gradients of x and what z gates,
     which are sums over them, kept in float32 in between.
@@ -187,8 +191,7 @@ def pairs(
         for M in (B, C)
     )
     by_channel = D is not None and D.ndim == 2
-    parts = p if by_channel else triton.cdiv(p, tile.p)
-    dD = None if D is None else torch.zeros(chunks, h, parts, device=device)
+    dD = torch.zeros(chunks, h, p, device=device) if by_channel else None
     scores = torch.empty(chunks, plan.g * splits, Q, Q, device=device)
     turns = range(0, plan.n, tile.n)
     dx_sum = torch.empty(x.shape, device=device) if len(turns) > 1 else None
@@ -205,6 +208,4 @@ def pairs(
             OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
         )  # fmt: skip
     dB, dC = (v[0] if splits == 1 else v.sum(0) for v in (dB, dC))
-    if D is not None:
-        dD = dD.sum(0) if by_channel else dD.sum((0, 2))
     return dx, dz, dB, dC, dD

@@ -13,18 +13,20 @@ def steps_kernel(
     a_ptr,
     bias_ptr,
     step_ptr,
+    itself_ptr,
     through_ptr,
-    later_ptr,
-    earlier_ptr,
-    direct_ptr,
+    read_ptr,
+    sums_ptr,
     cu_ptr,
     ddt_ptr,
     da_ptr,
     dbias_ptr,
+    dskip_ptr,
     sequences,
     t,
     slots,
     H,
+    G,
     dt_b,
     dt_t,
     dt_h,
@@ -37,7 +39,8 @@ def steps_kernel(
 
     The gradient of a log decay is the sum over all pairs of tokens that it stands between: of what
     is read later, less what that has read from within, of what was written earlier, and of what
-    goes through from the state before to the state after. A and dt's bias get a row each.
+    goes through from the state before to the state after. No decay stands between a token and
+    itself. A, dt's bias and D get a row each.
     """
     here = tl.program_id(0)
     i, first, length, begin = locate(cu_ptr, here // 2, sequences, t, slots, 2 * Q)
@@ -47,22 +50,33 @@ def steps_kernel(
     head, q = tl.program_id(1) * HEADS + tl.arange(0, HEADS), tl.arange(0, Q)
     is_h = head < H
     mask = is_h[:, None] & (begin + q < length)[None, :]
-    later = tl.zeros((HEADS, Q), tl.float32)
     earlier = tl.zeros((HEADS, Q), tl.float32)
-    direct = tl.zeros((HEADS, Q), tl.float32)
+    of_step = tl.zeros((HEADS, Q), tl.float32)
+    later = tl.zeros((HEADS, Q), tl.float32)
+    itself = tl.zeros((HEADS, Q), tl.float32)
     through = tl.zeros((HEADS,), tl.float32)
     found = row_of(cu_ptr, first, H * WIDE) + begin + q[None, :]
     for part in range(WIDE):
         lane = head * WIDE + part
         at = found + lane.to(tl.int64)[:, None] * t
-        later += tl.load(later_ptr + at, mask=mask, other=0.0)
-        earlier += tl.load(earlier_ptr + at, mask=mask, other=0.0)
-        direct += tl.load(direct_ptr + at, mask=mask, other=0.0)
+        later += tl.load(read_ptr + at, mask=mask, other=0.0)
+        earlier += tl.load(sums_ptr + 4 * at, mask=mask, other=0.0)
+        of_step += tl.load(sums_ptr + 4 * at + 1, mask=mask, other=0.0)
+        later += tl.load(sums_ptr + 4 * at + 2, mask=mask, other=0.0)
+        itself += tl.load(sums_ptr + 4 * at + 3, mask=mask, other=0.0)
         at = here.to(tl.int64) * (H * WIDE) + lane
         through += tl.load(through_ptr + at, mask=is_h, other=0.0)
+    at = here.to(tl.int64) * H + head
+    if dskip_ptr is not None:
+        tl.store(dskip_ptr + at, tl.sum(itself, 1), mask=is_h)
+    group = (head // (H // G)).to(tl.int64)[:, None]
+    scores = row_of(cu_ptr, first, G) + begin + group * t + q[None, :]
+    itself *= tl.load(itself_ptr + scores, mask=mask, other=0.0)
     at = row_of(cu_ptr, first, H) + begin + head.to(tl.int64)[:, None] * t + q[None, :]
     step = tl.load(step_ptr + at, mask=mask, other=0.0)
     A = tl.load(a_ptr + head, mask=is_h, other=0.0).to(tl.float32)
+    direct = of_step + earlier + itself
+    later -= step * of_step
     earlier *= step
     by_log = tl.cumsum(later, 1, reverse=True) + (tl.cumsum(earlier, 1) - earlier)
     by_log = tl.where(mask, by_log + through[:, None], 0.0)
