@@ -1,22 +1,47 @@
 """ssmlib.model: the picture and its legend, states through all layers, errors that name glyphs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from agreement import assert_close, tensors
 
-from ssmlib.layers import MLPConfig
+from ssmlib.costs import count_kept
+from ssmlib.generate import state_bytes
+from ssmlib.layers import MLPConfig, MoEConfig, SharedConfig
 from ssmlib.mixers.attention import AttentionConfig
+from ssmlib.mixers.h3 import H3Config
+from ssmlib.mixers.linear_attention import LinearAttentionConfig
 from ssmlib.mixers.mamba import MambaConfig
+from ssmlib.mixers.mamba2 import Mamba2Config
+from ssmlib.mixers.rglru import RGLRUConfig
 from ssmlib.mixers.s4 import S4Config, S4DConfig
+from ssmlib.mixers.zamba import ZambaConfig
 from ssmlib.model import ModelConfig, SequenceConfig
 
+MAMBA2 = Mamba2Config(state_size=3, head_dim=4)
+ZAMBA = ZambaConfig(AttentionConfig(heads=2), MLPConfig(12, activation="gelu"), MAMBA2, blocks=2)
 LEGEND = {
     "M": MambaConfig(state_size=3),
+    "F": MambaConfig(state_size=3, norms="plain"),
+    "J": MambaConfig(state_size=3, norms="learned"),
+    "2": MAMBA2,
+    "R": RGLRUConfig(heads=2),
     "S": S4DConfig(state_size=4),
     "4": S4Config(state_size=4),
+    "H": H3Config(state_size=4, shift_size=3),
+    "L": LinearAttentionConfig(features=3, heads=2),
     "*": AttentionConfig(heads=2),
+    "w": AttentionConfig(heads=2, kv_heads=1, window=4, rotated=0.5),
+    "s": SharedConfig(AttentionConfig(heads=2, window=3)),
+    "Z": ZAMBA,
+    "z": replace(ZAMBA, adapter_rank=2, attention_adapters=True),
     "-": MLPConfig(hidden=12),
+    "E": MoEConfig(experts=4, active=2, hidden=6),
+    "p": AttentionConfig(heads=2, max_length=5),
 }
+HYBRIDS = ["M-ME*-ME", "R-R-w-", "2z2zz", "2s-Ms-w"]  # Jamba, Griffin, Zamba2, all sorts
+PATTERNS = [*(glyph for glyph in LEGEND if glyph not in "-Ep"), *HYBRIDS, "*-"]
 
 
 def legend_of(pattern):
@@ -45,8 +70,8 @@ def test_every_glyph_is_one_residual_layer(seeded):
     assert state[1] is None  # an MLP
 
 
-@pytest.mark.parametrize("pattern", ["M", "S", "4", "*-", "M-*S"])
 @pytest.mark.parametrize("cuts", [(4,), (1, 6), tuple(range(1, 9))])
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_pieces_equal_the_whole(pattern, cuts, seeded):
     model, tokens = language_model(pattern), seeded.integers(0, 11, 2, 9)
     state, pieces = None, []
@@ -59,13 +84,77 @@ def test_pieces_equal_the_whole(pattern, cuts, seeded):
         assert_close(got, want, 1e-10)
 
 
-def test_no_token_sees_the_future(seeded):
-    model, tokens = language_model(), seeded.integers(0, 10, 1, 9)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_no_token_sees_the_future(pattern, seeded):
+    model, tokens = language_model(pattern), seeded.integers(0, 10, 1, 9)
     other = tokens.clone()
     other[:, 5:] = 10
     before, after = model(tokens)[0], model(other)[0]
     assert_close(after[:, :5], before[:, :5])
     assert (after[:, 5:] - before[:, 5:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_no_row_sees_another(pattern, seeded):
+    model, tokens = language_model(pattern), seeded.integers(0, 11, 3, 9)
+    whole, state = model(tokens)
+    for i in range(3):
+        alone, own = model(tokens[i : i + 1])
+        assert_close(alone, whole[i : i + 1])
+        for got, want in zip(tensors(own), tensors(state), strict=True):
+            assert_close(got, want[i : i + 1], 1e-10)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_states_are_as_large_as_the_calculator_says(pattern, seeded):
+    model = language_model(pattern).float()
+    for t in (1, 9):
+        _, state = model(seeded.integers(0, 11, 2, t))
+        kept = count_kept(model.config, t, batch=2, dtype="float32")
+        assert state_bytes(state) == kept.total
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_step_in_place_is_the_step(pattern, seeded):
+    model, tokens = language_model(pattern), seeded.integers(0, 11, 2, 9)
+    with torch.no_grad():
+        want, last = model(tokens)
+        _, before = model(tokens[:, :4])
+        kept = [x.clone() for x in tensors(before)]
+        place = model.hold(before, 5)
+        where = [x.data_ptr() for x in tensors(place)]
+        got = [model.step_(tokens[:, t : t + 1], place) for t in range(4, 9)]
+    assert_close(torch.cat(got, dim=1), want[:, 4:])
+    assert [x.data_ptr() for x in tensors(place)] == where
+    assert all(torch.equal(x, y) for x, y in zip(tensors(before), kept, strict=True))
+    assert state_bytes(model.hold(last, 1)) >= state_bytes(last)
+
+
+def test_the_last_logits_alone(seeded):
+    model, tokens = language_model(), seeded.integers(0, 11, 2, 9)
+    (want, _), (got, state) = model(tokens), model(tokens, keep=2)
+    assert_close(got, want[:, -2:])
+    assert_close(model(tokens[:, :1], state, keep=5)[0], model(tokens[:, :1], state)[0])
+    with pytest.raises(ValueError, match="keep: expected a whole number >= 1, got 0"):
+        model(tokens, keep=0)
+
+
+def test_scaled_embeddings_and_capped_logits(seeded):
+    plain, tokens = language_model("*-"), seeded.integers(0, 11, 2, 6)
+    scaled = language_model("*-", embedding_scale=30.0, logit_cap=2.0)
+    y, _ = plain.backbone(30.0 * plain.embedding(tokens))
+    assert_close(scaled(tokens)[0], 2 * torch.tanh(plain.lm_head(y) / 2))
+    assert scaled(tokens)[0].abs().max() < 2
+
+
+def test_longer_than_its_positions_is_refused(seeded):
+    model = language_model("p")
+    tokens = seeded.integers(0, 11, 1, 6)
+    _, state = model(tokens[:, :5])
+    with pytest.raises(ValueError, match=r"x: expected at most max_length=5 tokens .*, got 6"):
+        model(tokens)
+    with pytest.raises(ValueError, match=r"x: expected at most max_length=5 tokens .*, got 6"):
+        model(tokens[:, 5:], state)
 
 
 def test_names_are_those_of_the_checkpoints():
@@ -79,12 +168,15 @@ def test_names_are_those_of_the_checkpoints():
     ("changes", "message"),
     [
         (
-            {"pattern": "SX-?", "legend": LEGEND},
+            {"pattern": "SX-?", "legend": legend_of("MS4*-")},
             r"pattern: expected glyphs of 'M', 'S', '4', '\*', '-', got 'X' at 1, '\?' at 3",
         ),
         ({"pattern": ""}, "pattern: expected glyphs of 'S', got ''"),
         ({"legend": {"SS": S4DConfig()}}, "legend: expected glyphs of one letter, got 'SS'"),
-        ({"legend": LEGEND}, r"legend: expected glyphs of 'S', got 'M', '4', '\*', '-' as well"),
+        (
+            {"legend": legend_of("MS4*-")},
+            r"legend: expected glyphs of 'S', got 'M', '4', '\*', '-' as well",
+        ),
         ({"vocab_size": 0}, "vocab_size: expected a whole number >= 1, got 0"),
         ({"d_model": 0}, "d_model: expected a whole number >= 1, got 0"),
     ],
