@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ssmlib.backends import resolve
+from ssmlib.convolution import taps
 from ssmlib.convolution.operator import conv_by, step_by_
 from ssmlib.convolution.taps import reference
 from ssmlib.recurrence import check_packing
@@ -86,6 +87,8 @@ def causal_conv1d_step_(
             " call causal_conv1d_step, or this under torch.no_grad()"
         )
     chosen = resolve(backend, x, default="torch", available=("torch", "triton"))
+    if chosen == "torch" and not torch.compiler.is_compiling():  # an operator costs what it does
+        return taps.step_(x, weight, bias, activation == "silu", state)
     return step_by_(x, weight, bias, activation == "silu", state, chosen)
 
 

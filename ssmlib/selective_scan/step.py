@@ -1,8 +1,10 @@
 """One token of the selective scan, for decoding: as a function, and in place."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ssmlib.recurrence import wants_grad, working_dtype
+from ssmlib.recurrence import softplus, wants_grad, working_dtype
 from ssmlib.selective_scan.checks import check_inputs
 from ssmlib.selective_scan.function import BACKENDS, choose
 from ssmlib.selective_scan.operator import step_by, step_by_
@@ -71,10 +73,38 @@ def selective_scan_step_(
     chosen = choose(backend, *tensors, state)
     if chosen == "triton":
         return step_by_(chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+    if chosen == "torch":
+        with torch.autocast(x.device.type, enabled=False):
+            return _step_(x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
     args = (x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     y, last = selective_scan_step(*args, state=state, backend=chosen)
     state.copy_(last)
     return y
+
+
+def _step_(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state: Tensor,
+) -> Tensor:
+    """The formulas, without the tiles in which a sequence is taken; B and C (b g n)."""
+    wide = state.dtype
+    dt = dt.to(wide) if dt_bias is None else dt.to(wide) + dt_bias.to(wide)
+    dt = softplus(dt) if dt_softplus else dt
+    state.mul_(torch.exp(dt[..., None] * A.to(wide)))
+    grouped = state.unflatten(1, (B.shape[1], -1))  # (b g e n), a view
+    fed = (dt * x.to(wide)).unflatten(1, grouped.shape[1:3])
+    grouped.addcmul_(fed[..., None], B.to(wide)[:, :, None])
+    y = (grouped @ C.to(wide)[..., None]).flatten(1)
+    y = y if D is None else torch.addcmul(y, D.to(wide), x.to(wide))
+    return (y if z is None else y * F.silu(z.to(wide))).to(x.dtype)
 
 
 def _check(
