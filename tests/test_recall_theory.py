@@ -7,14 +7,17 @@ import pytest
 import torch
 
 from ssmlib.mixers.attention import AttentionConfig
+from ssmlib.mixers.hax import hash_codes
 from ssmlib.recall import associative_recall, induction, mqar
 from ssmlib.recall.theory import (
     attention_map,
     best_accuracy,
+    bucket_size,
     copying_accuracy,
     exact_lookup,
     facts_bits,
     fetch,
+    found_by_hash,
     induction_score,
     interference,
     least_squares_error,
@@ -115,6 +118,28 @@ def test_sums_saturate():
     assert some == sorted(some, reverse=True)
     assert some[0] > 0.9
     assert some[-1] < 0.2
+
+
+@pytest.mark.parametrize(("planes", "rounds", "k"), [(3, 1, 8), (6, 4, 16)])
+def test_hashing_finds_as_often_as_the_closed_form_says(planes, rounds, k):
+    n = 4000
+    key, aside = directions(n, k), directions(n, k, seed=1)
+    aside = torch.nn.functional.normalize(aside - (aside * key).sum(1, keepdim=True) * key, dim=-1)
+    query = math.cos(0.5) * key + math.sin(0.5) * aside
+    other = directions(n, k, seed=2)
+    x = torch.stack([query, key, other])[:, None]  # 3 1 n k: as heads, each with its own planes
+    codes = hash_codes(x, directions(n, rounds, planes, k, seed=3))[..., 0]  # 3 n rounds
+    found = (codes[0] == codes[1]).any(1).double().mean()
+    assert abs(found - found_by_hash(0.5, planes, rounds)) < 5 * 0.5 / n**0.5
+    beside = (codes[0] == codes[2]).double().mean()
+    assert abs(beside - bucket_size(1, planes, k)) < 5 * (2**-planes / n) ** 0.5
+    assert bucket_size(1, planes, k) > 2**-planes
+
+
+def test_hashing_finds_itself_and_never_the_opposite():
+    assert found_by_hash(0, 10) == 1
+    assert found_by_hash(math.pi, 10, 5) == 0
+    assert bucket_size(4096, 10, 10**6) == pytest.approx(4, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ r"""What can be said of recall without training: counting, noise in a sum, looku
     best_accuracy              what no memory of so many bits exceeds
     copying_accuracy           the same for strings said again whole
     outer products             interference, and what survives it, in closed form
+    found_by_hash, bucket_size what hashing finds, and what it finds besides
     exact_lookup, fetch        attention that looks things up, weights set by hand
     attention_map, induction_score   where a trained layer looks, and how like an induction head
 
@@ -125,6 +126,28 @@ def outer_product_accuracy(facts: int, k: int, v: int, values: int) -> float:
     free, stored = below(torch.zeros_like(key[:1]))[:, 0], below(key) @ key_odds
     wins = stored ** (facts - 1) * free ** (values - facts)
     return ((chance * wins).sum() / chance.sum()).item()
+
+
+def found_by_hash(angle: float, planes: int, rounds: int = 1) -> float:
+    """How often a key is in a bucket of the query, at an angle between the two: 0 ... π.
+
+    1 - (1 - (1 - angle / π)^planes)^rounds, over planes drawn in any direction (Charikar 2002).
+    """
+    check_number(low=0, high=math.pi, angle=angle)
+    check_number(low=1, whole=True, planes=planes, rounds=rounds)
+    return 1 - (1 - (1 - angle / math.pi) ** planes) ** rounds
+
+
+def bucket_size(keys: int, planes: int, k: int) -> float:
+    """How many of `keys` random directions of k dimensions share a query's bucket, on average.
+
+    More than keys / 2^planes, for those that are near by chance share all the planes.
+    Raises ValueError for less than 4 dimensions.
+    """
+    check_number(low=1, whole=True, keys=keys, planes=planes)
+    check_number(low=4, whole=True, k=k)
+    cosine, odds = _cosines(k)
+    return keys * ((1 - cosine.acos() / math.pi) ** planes @ odds).item()
 
 
 def exact_lookup(tokens: Tensor, vocab: int, sharpness: float = 60.0) -> Tensor:

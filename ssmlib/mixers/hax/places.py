@@ -10,6 +10,7 @@ The first three look at no content. No list names a key that comes after its que
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssmlib.recurrence import working_dtype
@@ -17,6 +18,7 @@ from ssmlib.shapes import check, check_floating, check_number
 
 NONE = -1
 MOST_BITS = 32
+SMALLEST_CHUNK = 64
 
 
 def recent(c: int, t: int, window: int, device: torch.device | None = None) -> Tensor:
@@ -80,35 +82,45 @@ def buckets(q_codes: Tensor, k_codes: Tensor, size: int) -> Tensor:
 def selected(scores: Tensor, c: int, count: int) -> Tensor:
     """The `count` keys of the highest score among those that have come: (b h c count).
 
-    scores (b h t). Linear in t: chunk after chunk keeps the best so far, and each query adds those
-    of its own chunk. Raises ValueError for c > t or a count below 1.
+    scores (b h t). Each chunk of keys finds its best; a scan over chunks, log t steps, merges them
+    to the best so far; and a query adds those of its own chunk: linear in t.
+    Raises ValueError for c > t or a count below 1.
     """
     check(scores=(scores, "b h t"))
     check_floating(scores=scores)
     check_number(low=1, whole=True, count=count)
-    scores, t = scores.detach(), scores.shape[-1]
-    _queries(c, t, scores.device)
-    best = torch.arange(t - c, device=scores.device).expand(*scores.shape[:2], -1)
-    lists = []
-    for start in range(t - c, t, max(count, 64)):
-        best = _best(scores, best, count)
-        chunk = torch.arange(start, min(start + max(count, 64), t), device=scores.device)
-        seen = torch.cat([best, chunk.expand(*best.shape[:2], -1)], dim=-1)
-        value = scores.gather(-1, seen)[..., None, :]
-        value = value.masked_fill(seen[..., None, :] > chunk[:, None], -torch.inf)
-        top = value.topk(min(count, seen.shape[-1]), dim=-1)
-        place = seen[..., None, :].expand_as(value).gather(-1, top.indices)
-        place = place.masked_fill(top.values == -torch.inf, NONE)
-        lists.append(torch.nn.functional.pad(place, (0, count - place.shape[-1]), value=NONE))
-        best = seen
-    return torch.cat(lists, dim=2)
+    t, w = scores.shape[-1], max(count, SMALLEST_CHUNK)
+    first = int(_queries(c, t, None)[0]) // w  # the chunk of the first query
+    scores = F.pad(scores.detach(), (0, -t % w), value=-torch.inf).unflatten(-1, (-1, w))
+    places = torch.arange(scores.shape[2] * w, device=scores.device).view(-1, w)
+    best = _best(scores, places.expand_as(scores), count)
+    step = 1
+    while step < len(places):
+        earlier = [_shift(x, step) for x in best]
+        best = _best(*(torch.cat(pair, -1) for pair in zip(best, earlier, strict=True)), count)
+        step *= 2
+    value, place = (_shift(x, 1)[:, :, first:, None].expand(-1, -1, -1, w, -1) for x in best)
+    own = scores[:, :, first:, None].expand(*place.shape[:4], w)
+    own = own.masked_fill(torch.ones(w, w, dtype=torch.bool, device=own.device).triu(1), -torch.inf)
+    value, place = _best(
+        torch.cat([value, own], -1),
+        torch.cat([place, places[first:, None].expand_as(own)], -1),
+        count,
+    )
+    place = place.masked_fill(value == -torch.inf, NONE).flatten(2, 3)
+    return place[:, :, t - c - first * w : t - first * w]
 
 
-def _best(scores: Tensor, places: Tensor, count: int) -> Tensor:
-    """At most `count` of the places (b h m), those of the highest score."""
-    if places.shape[-1] <= count:
-        return places
-    return places.gather(-1, scores.gather(-1, places).topk(count, dim=-1).indices)
+def _best(scores: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest scores of the last axis, and their places."""
+    top = scores.topk(count, dim=-1)
+    return top.values, places.gather(-1, top.indices)
+
+
+def _shift(x: Tensor, step: int) -> Tensor:
+    """x (b h n m), n moved on by `step`: first comes nothing, whose score is the lowest."""
+    nothing = -torch.inf if x.is_floating_point() else NONE
+    return F.pad(x[:, :, : x.shape[2] - step], (0, 0, step, 0), value=nothing)
 
 
 def _queries(c: int, t: int, device: torch.device | None) -> Tensor:
