@@ -6,13 +6,14 @@ import subprocess
 import matplotlib as mpl
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssmlib import plots
 from ssmlib.ssd import ssd_chunked
 from ssmlib.viz import ssd_blocks
 from ssmlib.viz.host import STATIC, source
-from ssmlib.viz.ssd import block_costs
+from ssmlib.viz.ssd import block_costs, draw_crossover
 
 
 @pytest.mark.parametrize("chunk", [8, 32, 64])
@@ -58,6 +59,26 @@ def test_a_still_picture_of_any_size(chunk, on):
         plots.use_style()
         png = ssd_blocks(chunk=chunk, block=(count, count if on else 1)).png
     assert png.startswith(b"\x89PNG")
+
+
+def crossing(n: int, form: str, g: int = 1, experiment: str = "crossover", **more) -> dict:
+    row = {"experiment": experiment, "form": form, "pass": "forward+backward", "n": n, "g": g}
+    return row | {"seconds": n * 1e-6, "status": "ok", **more}
+
+
+def test_the_record_is_drawn_beside_attention():
+    decode = "crossover decode"
+    rows = [crossing(n, form) for n in (512, 1024) for form in ("ssd", "flash")]
+    rows += [crossing(1, "ssd", experiment=decode, **{"pass": "step"})]
+    rows += [crossing(n, "flash", g, decode) for n in (128, 256) for g in (32, 8)]
+    rows += [crossing(2048, "flash", status="out of memory", seconds=None)]
+    axes = Figure().subplots(1, 2)
+    draw_crossover(axes, rows)
+    training, writing = ([line.get_xdata() for line in ax.lines] for ax in axes)
+    assert [list(x) for x in training] == [[512, 1024], [512, 1024], []]
+    assert [list(x) for x in writing] == [[0, 1], [128, 256], [128, 256]]
+    assert [line.get_linestyle() for line in axes[1].lines[1:]] == ["--", "-"]
+    assert axes[1].lines[0].get_ydata()[0] == 1e-6
 
 
 @pytest.mark.parametrize(

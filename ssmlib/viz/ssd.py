@@ -1,7 +1,8 @@
-"""The figure of chapter 07: the matrix of state space duality in blocks, each read two ways."""
+"""Chapter 07: the matrix of state space duality in blocks, and its record beside attention."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ssmlib.shapes import check_number
 from ssmlib.viz.host import Figure
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 NUMBER = 2  # bytes of an input or output number
 STATE = 4  # bytes of a number of a state or a masked block
 KEY = {"masked": "attention", "low rank": "state", "x, across": "input", "y, down": "linear"}
+CURVES = {"ssd": "state", "flash": "attention", "cudnn": "hybrid"}
+BOTH = "forward+backward"
 GRID = 64  # chunks up to which a picture shows single blocks
 
 
@@ -143,3 +146,35 @@ def _readings(ax: "Axes", chunk: int, state: int, row: int, column: int) -> None
         ax.text(0.02, 0.85 - 0.1 * k, line, fontsize=size, color=COLOUR[hue])
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axis("off")
+
+
+def draw_crossover(axes: "Sequence[Axes]", rows: Iterable[Mapping[str, Any]]) -> None:
+    """On two axes, from rows of the suite `ssd`: its time and attention's, by the length.
+
+    Left, forward and backward over whole sequences. Right, one token after as many others, where
+    SSD has one time for all lengths; dashed, query heads share keys and values.
+    """
+    rows = [row for row in rows if row.get("status") == "ok"]
+    training, writing = axes
+    for row in rows:
+        if row["experiment"] == "crossover decode" and row["form"] == "ssd":
+            writing.axhline(row["seconds"], color=COLOUR["state"])
+    for form, hue in CURVES.items():
+        named = [row for row in rows if row["form"] == form]
+        whole = [r for r in named if (r["experiment"], r["pass"]) == ("crossover", BOTH)]
+        _curve(training, whole, "o-", hue, form)
+        cached = [r for r in named if r["experiment"] == "crossover decode" and form != "ssd"]
+        most = max((r["g"] for r in cached), default=0)
+        for g in sorted({r["g"] for r in cached}):
+            style = "o-" if g == most else "o--"
+            _curve(writing, [r for r in cached if r["g"] == g], style, hue, None)
+    for ax, title in zip(axes, ("training", "writing one token"), strict=True):
+        ax.set(xscale="log", yscale="log", xlabel="tokens", title=title)
+    training.legend()
+
+
+def _curve(
+    ax: "Axes", rows: list[Mapping[str, Any]], style: str, hue: str, name: str | None
+) -> None:
+    lengths, seconds = [row["n"] for row in rows], [row["seconds"] for row in rows]
+    ax.plot(lengths, seconds, style, color=COLOUR[hue], label=name)
