@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmlib.convolution import causal_conv1d, causal_conv1d_step_
+from ssmlib.layers import GatedRMSNorm
 from ssmlib.mixers.mamba import DT_FLOOR, inverse_softplus
 from ssmlib.s4.initial import timescales
 from ssmlib.shapes import check, check_number
@@ -35,7 +36,8 @@ class Mamba2Config:
     convolution. wide_skip: D per channel, (h p), not per head. dt_min, dt_max: where dt starts,
     log-uniformly; at least 1e-4. dt_limit: the smallest and largest step that a token may take, to
     which steps are clamped; None for any. A_min, A_max: where -A starts, uniformly. norm_eps: of
-    the norm. chunk_size, backend: of `ssd`; backend also of `causal_conv1d`.
+    the norm. chunk_size, backend: of `ssd`; backend also of `causal_conv1d` and of
+    the norm, which has no "reference" but "torch".
     """
 
     state_size: int = 128
@@ -65,27 +67,6 @@ class Mamba2State(NamedTuple):
 
     conv: Tensor
     ssm: Tensor
-
-
-class GatedRMSNorm(nn.Module):
-    """norm(y silu(z)), or norm(y) silu(z) with norm_before_gate; each of g groups by itself.
-
-    y, z (..., d). RMSNorm with one weight (d,); half precision is computed in float32.
-    """
-
-    def __init__(self, d: int, groups: int, eps: float, norm_before_gate: bool):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(d))
-        self.groups, self.eps, self.norm_before_gate = groups, eps, norm_before_gate
-
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        check(y=(y, f"... {len(self.weight)}"), z=(z, f"... {len(self.weight)}"))
-        wide, dtype = torch.promote_types(y.dtype, torch.float32), y.dtype
-        y, gate = y.to(wide), F.silu(z.to(wide))
-        y = y if self.norm_before_gate else y * gate
-        parts = y.unflatten(-1, (self.groups, -1))
-        y = F.rms_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2) * self.weight.to(wide)
-        return (y * gate if self.norm_before_gate else y).to(dtype)
 
 
 class Mamba2(nn.Module):
@@ -120,7 +101,8 @@ class Mamba2(nn.Module):
         self.dt_bias = nn.Parameter(inverse_softplus(timescales(h, c.dt_min, c.dt_max)).float())
         self.A_log = nn.Parameter(torch.empty(h).uniform_(c.A_min, c.A_max).log())
         self.D = nn.Parameter(torch.ones((h, c.head_dim) if c.wide_skip else h))
-        self.norm = GatedRMSNorm(e, c.groups, c.norm_eps, c.norm_before_gate)
+        form = "torch" if c.backend == "reference" else c.backend
+        self.norm = GatedRMSNorm(e, c.groups, c.norm_eps, c.norm_before_gate, form)
         self.out_proj = nn.Linear(e, d, bias=c.bias)
 
     def forward(self, x: Tensor, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
