@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from ssmlib.backends import resolve
 from ssmlib.shapes import check, check_floating, check_number
 
+HALF = (torch.float16, torch.bfloat16)  # what the flash kernel takes
 SMALLEST_BLOCK = 64  # below this, a block of a windowed attention is too small to be worth a launch
 
 
@@ -61,8 +63,8 @@ def attention_torch(
 ) -> Tensor:
     """PyTorch's scaled_dot_product_attention: exact, and without a score matrix where it can be.
 
-    A mask of c times t booleans is built for a part of a causal sequence (1 < c < t) and for a
-    window that is not causal; every other case is linear in t.
+    A mask of c times t booleans is built for a window that is not causal and, but for half
+    precision on a GPU, for a part of a causal sequence (1 < c < t); all else is linear in t.
     """
     _check_heads(q, k, v, window)
     c, t = q.shape[1], k.shape[1]
@@ -75,6 +77,8 @@ def attention_torch(
         return _in_blocks(q, k, v, window)
     if window is None and (not causal or c in (1, t)):
         return _sdpa(q, k, v, causal=True) if causal and c > 1 else _sdpa(q, k, v)
+    if window is None and q.is_cuda and q.dtype in HALF:
+        return _sdpa(q, k, v, mask=causal_lower_right(c, t))
     return _sdpa(q, k, v, mask=visible(c, t, causal, window, q.device))
 
 
@@ -176,7 +180,7 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 def _sdpa(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
 ) -> Tensor:
-    if q.is_cuda and (mask is not None or q.dtype not in (torch.float16, torch.bfloat16)):
+    if q.is_cuda and (type(mask) is Tensor or q.dtype not in HALF):
         # the kernels for masks and float32 do not share heads: they would fall back to all scores
         k, v = match_heads(q, k, v)
     options = {"enable_gqa": True} if k.shape[2] != q.shape[2] else {}

@@ -1,0 +1,105 @@
+"""The suite `model`: four models of 400 million random weights, read prompts and make tokens.
+
+A Transformer with grouped queries, Mamba, Mamba-2, and a Mamba-2 with attention in place of one
+layer in eight, in the dtype that the device works in.
+
+`prefill`: one prompt, from 2K to 512K tokens, and to 1M where no cache grows: seconds to the first
+token and the most memory.
+`decode`: one more token of one sequence, after 2K to 512K others.
+`throughput`: batches of sequences after 2K tokens, up to the largest that fits; beside mamba-ssm's
+own layers, where they are installed.
+
+Steps are CUDA graphs on a GPU, mamba-ssm's with and without. Floors are of products and of bytes.
+What a CPU takes is in the suite `model_cpu`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from ssmlib.bench.cell import ceiling_row
+from ssmlib.bench.model import decode, peers, prefill
+from ssmlib.bench.model.shapes import FULL, QUICK, Sizes, build, configs
+from ssmlib.bench.table import Row, collect, number, table, text
+from ssmlib.bench.timing import ceilings, default_device, release
+
+COLUMNS = (
+    ("", 10, text("experiment")),
+    ("", 24, text("provider")),
+    ("b", 5, text("b")),
+    ("n", 8, text("n")),
+    ("ms", 10, number("seconds", 1e3)),
+    ("floor ms", 10, number("floor_seconds", 1e3)),
+    ("by", 6, text("bound")),
+    ("tokens/s", 10, number("tokens_per_s", form=".0f")),
+    ("with prompt", 11, number("total_tokens_per_s", form=".0f")),
+    ("state MB", 9, number("state_bytes", 1e-6, ".1f")),
+    ("peak MB", 9, number("peak_bytes", 1e-6, ".0f")),
+    ("", 0, lambda row: "" if row["status"] == "ok" else str(row["status"])),
+)
+
+
+class Plan(NamedTuple):
+    """prompts: lengths, those above `long` only where no cache grows. batches: ever larger."""
+
+    sizes: Sizes
+    prompts: tuple[int, ...]
+    long: int
+    contexts: tuple[int, ...]
+    batches: tuple[int, ...]
+    peer_batches: tuple[int, ...]
+    prompt: int
+    new: int
+
+
+K = 1024
+WHOLE = Plan(
+    FULL,
+    prompts=(2 * K, 8 * K, 32 * K, 64 * K, 128 * K, 512 * K, 1024 * K),
+    long=512 * K,
+    contexts=(2 * K, 8 * K, 32 * K, 128 * K, 512 * K),
+    batches=(1, 16, 64, 256),
+    peer_batches=(1, 64, 256),
+    prompt=2 * K,
+    new=128,
+)
+SMALL = Plan(QUICK, (16, 32), 16, (16, 32), (1, 2), (1,), prompt=8, new=4)
+
+
+def run(
+    quick: bool = False,
+    device: str | torch.device | None = None,
+    progress: Callable[[str], None] | None = None,
+    save: Callable[[Row], None] | None = None,
+) -> list[dict[str, Any]]:
+    """All rows: the ceilings, then model by model. quick=True takes tiny sizes.
+
+    progress is called with a line of text after each row, save with the row itself.
+    """
+    device = default_device(device)
+    return collect(_rows(SMALL if quick else WHOLE, device, quick), COLUMNS, progress, save)
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table, under the ceilings."""
+    top, *others = rows
+    copy, product = top["copy_bytes_per_s"] / 1e12, top["matmul_flops_per_s"] / 1e12
+    head = f"copy {copy:.3f} TB/s, {top['dtype']} matrix product {product:.1f} TFLOP/s"
+    return f"{head}\n{table(others, COLUMNS)}"
+
+
+def _rows(plan: Plan, device: torch.device, quick: bool) -> Iterator[dict[str, Any]]:
+    top = ceilings(device, time_s=0.02 if quick else 0.3)
+    yield ceiling_row(top)
+    for name, config in configs(plan.sizes).items():
+        model = build(config, device)
+        grows = "*" in config.pattern
+        prompts = [n for n in plan.prompts if n <= plan.long or not grows]
+        yield from decode.context_rows(name, model, plan.contexts, top, device)
+        yield from decode.batch_rows(name, model, plan.batches, plan.prompt, plan.new, top, device)
+        yield from prefill.rows(name, model, prompts, top, device)
+        del model
+        release(device)
+    if peers.installed(device):
+        yield from peers.rows(plan.sizes, plan.peer_batches, plan.prompt, top, device)
