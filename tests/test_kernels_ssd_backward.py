@@ -10,6 +10,7 @@ from agreement import assert_close, assert_same
 from torch import Tensor
 
 from ssmlib.kernels.ssd import backward, forward, layout
+from ssmlib.kernels.ssd.backward import pairs_tile, whole_tiles
 from ssmlib.ssd import ssd
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -75,6 +76,15 @@ def test_lengths(t, seeded):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_inputs(dtype, seeded):
     same_as_the_definition(draw(seeded, 1, 140, 2, 5, 1, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("without", [(), ("z",)])
+def test_whole_tiles(without, seeded):
+    """What is described to the hardware as tiles: 16 bits, and sizes that leave no remainder."""
+    inputs = draw(seeded, 2, 256, 2, 16, 1, 16, dtype=torch.bfloat16, without=without)
+    plan = layout.Plan.of(inputs["x"], inputs["B"], inputs["C"], None)
+    assert whole_tiles(plan, pairs_tile(plan), inputs["x"], inputs.get("z"))
+    same_as_the_definition(inputs)
 
 
 def test_inputs_of_several_dtypes(seeded):

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ssmlib.kernels.ssd import layout
 from ssmlib.kernels.ssd.backward_pairs import pairs_kernel
@@ -48,10 +49,11 @@ class Tile(NamedTuple):
     p: int
     warps: int
     stages: int
+    described: bool = False
 
     @staticmethod
-    def of(plan: Plan, n: int, p: int, warps: int, stages: int) -> "Tile":
-        return Tile(min(plan.n_pad, n), min(plan.p_pad, p), warps, stages)
+    def of(plan: Plan, n: int, p: int, *launch: int) -> "Tile":
+        return Tile(min(plan.n_pad, n), min(plan.p_pad, p), *launch)
 
 
 def walk_tile(plan: Plan) -> Tile:
@@ -62,7 +64,9 @@ def walk_tile(plan: Plan) -> Tile:
 
 def pairs_tile(plan: Plan) -> Tile:
     return (
-        Tile.of(plan, 128, 64, 8, 2) if (plan.dtype.itemsize == 2) else Tile.of(plan, 64, 32, 8, 1)
+        Tile.of(plan, 128, 64, 8, 2, True)
+        if (plan.dtype.itemsize == 2)
+        else Tile.of(plan, 64, 32, 8, 1)
     )
 
 
@@ -126,7 +130,8 @@ def backward(
     dD = dD if by_channel is None else by_channel
     slots = triton.cdiv(plan.t, KEEP)
     steps_kernel[(chunks, triton.cdiv(plan.h, HEADS))](
-        dt, A, dt_bias, step, *found, cu_seqlens, ddt, dA, None if dt_bias is None else d_bias,
+        dt, A, dt_bias, step, log, *found, cu_seqlens, ddt, dA,
+        None if dt_bias is None else d_bias,
         dD if by_channel is None else None, plan.sequences, plan.t, slots, plan.h, plan.g,
         *dt.stride(), WIDE=wide, Q=Q, HEADS=HEADS, SOFTPLUS=dt_softplus, num_warps=4,
     )  # fmt: skip
@@ -197,15 +202,50 @@ def pairs(
     dx_sum = torch.empty(x.shape, device=device) if len(turns) > 1 else None
     y_sum = torch.empty(x.shape, device=device) if len(turns) > 1 and z is not None else None
     C = C.to(B.dtype)
+    strides = (*x.stride()[:3], *((0, 0, 0) if z is None else z.stride()[:3]))
+    tiles = tile.described and whole_tiles(plan, tile, x, z)
+    dx_, dz_ = dx, dz
+    if tiles:
+        dy, x, z, dx_, dz_ = (token_tiles(plan, tile, v) for v in (dy, x, z, dx, dz))
+        saved, adjoint = (state_tiles(tile, v) for v in (saved, adjoint))
     for n in turns:
         pairs_kernel[(chunks, plan.g * splits)](
-            dy, x, B, C, D, z, step, log, saved, adjoint, plan.cu_seqlens, scores, dx, dz, dB,
+            dy, x, B, C, D, z, step, log, saved, adjoint, plan.cu_seqlens, scores, dx_, dz_, dB,
             dC, dD, *found, dx_sum, y_sum, 0, plan.sequences, t, triton.cdiv(t, KEEP), h, plan.g,
-            per_group, splits, share, b * t, *x.stride()[:3],
-            *((0, 0, 0) if z is None else z.stride()[:3]), *B.stride()[:3], *C.stride()[:3],
+            per_group, splits, share, b * t, *strides, *B.stride()[:3], *C.stride()[:3],
             *layout.skip_strides(D), n, P=p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, Q=Q,
-            BY_CHANNEL=by_channel, FIRST=n == 0, LAST=n == turns[-1], STAGES=tile.stages,
-            OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
+            TILES=tiles, BY_CHANNEL=by_channel, FIRST=n == 0, LAST=n == turns[-1],
+            STAGES=tile.stages, OPERAND=plan.operand, PRECISION=plan.precision,
+            num_warps=tile.warps,
         )  # fmt: skip
     dB, dC = (v[0] if splits == 1 else v.sum(0) for v in (dB, dC))
     return dx, dz, dB, dC, dD
+
+
+def whole_tiles(plan: Plan, tile: Tile, x: Tensor, z: Tensor | None) -> bool:
+    """Whether every tile of x and of the states is whole, and can be described to the hardware."""
+    if plan.cu_seqlens is not None or plan.t % KEEP or plan.p % tile.p or plan.n % tile.n:
+        return False
+    return all(
+        v.stride(2) == plan.p
+        and v.stride(0) == plan.t * v.stride(1)
+        and v.stride(1) % 8 == 0
+        and v.data_ptr() % 16 == 0
+        and v.dtype == plan.dtype
+        for v in (x, z)
+        if v is not None
+    )
+
+
+def token_tiles(plan: Plan, tile: Tile, v: Tensor | None) -> TensorDescriptor | None:
+    """v (b t h p) in tiles of Q tokens of one head."""
+    if v is None:
+        return None
+    size, pitch = [len(v) * plan.t, plan.h * plan.p], v.stride(1)
+    return TensorDescriptor(v, size, [pitch, 1], [Q, tile.p])
+
+
+def state_tiles(tile: Tile, v: Tensor) -> TensorDescriptor:
+    """States (slots h n p) in tiles of one head."""
+    p = v.shape[3]
+    return TensorDescriptor(v, [v.numel() // p, p], [p, 1], [tile.n, tile.p])

@@ -8,16 +8,13 @@ from ssmlib.kernels.ssd.parts import locate, row_of
 
 
 @triton.jit
-def alike(v, total, SAME: tl.constexpr):
-    """v, spread over threads as a sum of products is, if the two are of the SAME shape.
+def alike(v, sums):
+    """v, and so what is made of it, spread over threads as row sums of products are.
 
-    Left alone, the compiler spreads v as it was loaded, moves what comes of it, and does part of
-    the work twice. A product in place of a running sum would itself be spread differently, for what
-    is made of it.
+    Left alone, the compiler spreads a tile as it was loaded, moves what comes of it, and does part
+    of the work twice. Sums of this turn's products would in turn change how those are spread.
     """
-    if SAME:
-        v = tl.fma(total, 0.0, v)
-    return v
+    return tl.fma(sums, 0.0, v)
 
 
 @triton.jit
@@ -79,6 +76,8 @@ def pairs_of_half(
     dx_sum_ptr,
     y_sum_ptr,
     row,
+    kept_row,
+    adjoint_row,
     own,
     other,
     length,
@@ -103,6 +102,7 @@ def pairs_of_half(
     N_PAD: tl.constexpr,
     WIDTH: tl.constexpr,
     Q: tl.constexpr,
+    TILES: tl.constexpr,
     BY_CHANNEL: tl.constexpr,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
@@ -120,6 +120,8 @@ def pairs_of_half(
     q, n = tl.arange(0, Q), n_from + tl.arange(0, N_PAD)
     left, left_other = length - own, length - other
     is_q, is_other, is_n = q < left, q < left_other, n < N
+    if TILES:  # only of whole chunks
+        is_q, is_other = q >= 0, q >= 0
     now, then = own.to(tl.int64), other.to(tl.int64)
     at_b, at_c = q[:, None] * b_t + n[None, :], q[:, None] * c_t + n[None, :]
     has, has_other = is_q[:, None] & is_n[None, :], is_other[:, None] & is_n[None, :]
@@ -136,14 +138,14 @@ def pairs_of_half(
         of_other = load(c_ptr + then * c_t, at_c, has_other).to(OPERAND)
     at_dy, at_x = q[:, None] * (H * P), q[:, None] * x_t
 
-    of_pairs = tl.zeros((Q, Q), tl.float32)
+    of_pairs, of_step = tl.zeros((Q, Q), tl.float32), tl.zeros((Q,), tl.float32)
     dB, dC = tl.zeros((Q, N_PAD), tl.float32), tl.zeros((Q, N_PAD), tl.float32)
     for k in tl.range(0, heads * wide, num_stages=STAGES):
         head = (head_0 + k // wide).to(tl.int64)
         part = k % wide
         p = part * WIDTH + tl.arange(0, WIDTH)
         log_here, step_here = log_ptr + head * t + own, step_ptr + head * t + own
-        log = tl.load(log_here + q, mask=is_q, other=0.0)
+        log = alike(tl.load(log_here + q, mask=is_q, other=0.0), of_step)
         step = tl.load(step_here + q, mask=is_q, other=0.0)
         total = tl.load(log_here + tl.minimum(left, Q) - 1)
         mask, mask_other, real = is_q[:, None], is_other[:, None], None
@@ -154,10 +156,18 @@ def pairs_of_half(
             real = is_n[:, None] & (p < P)[None, :]
         at = row * (H * P) + head * P
         at_state = head * (N * P)
-        x = load(x_ptr + now * x_t + head * x_h, at_x + p[None, :], mask).to(OPERAND)
-        dy = load(dy_ptr + at, at_dy + p[None, :], mask)
-        S = load(kept_ptr + at_state, n[:, None] * P + p[None, :], real)
-        E = load(adjoint_ptr + at_state, n[:, None] * P + p[None, :], real)
+        if TILES:
+            at_h = (head_0 + k // wide) * P + part * WIDTH
+            at_n = (head_0 + k // wide) * N + n_from
+            x, dy = x_ptr.load([row, at_h]), dy_ptr.load([row, at_h])
+            S = kept_ptr.load([kept_row + at_n, part * WIDTH])
+            E = adjoint_ptr.load([adjoint_row + at_n, part * WIDTH])
+        else:
+            x = load(x_ptr + now * x_t + head * x_h, at_x + p[None, :], mask)
+            dy = load(dy_ptr + at, at_dy + p[None, :], mask)
+            S = load(kept_ptr + at_state, n[:, None] * P + p[None, :], real)
+            E = load(adjoint_ptr + at_state, n[:, None] * P + p[None, :], real)
+        x = x.to(OPERAND)
         log_here += other - own
         log_other = tl.load(log_here + q, mask=is_other, other=0.0)
         total_other = tl.load(
@@ -165,16 +175,26 @@ def pairs_of_half(
         )
         if SECOND:
             step_other = tl.load(step_here + (other - own) + q, mask=is_other, other=0.0)
-            o = load(x_ptr + then * x_t + head * x_h, at_x + p[None, :], mask_other)
+            if TILES:
+                o = x_ptr.load([row - Q, at_h])
+            else:
+                o = load(x_ptr + then * x_t + head * x_h, at_x + p[None, :], mask_other)
             fed = o.to(tl.float32) * (tl.exp2(total_other - log_other) * step_other)[:, None]
             S = S.to(tl.float32) * tl.exp2(total_other)
             S = tl.dot(tl.trans(of_other), fed.to(OPERAND), S, input_precision=PRECISION)
         else:
-            o = load(dy_ptr + at + (then - now) * (H * P), at_dy + p[None, :], mask_other)
+            if TILES:
+                o = dy_ptr.load([row + Q, at_h])
+            else:
+                o = load(dy_ptr + at + (then - now) * (H * P), at_dy + p[None, :], mask_other)
             o = o.to(tl.float32)
             if z_ptr is not None:
-                at_z = q[:, None] * z_t + p[None, :]
-                z_other = load(z_ptr + then * z_t + head * z_h, at_z, mask_other).to(tl.float32)
+                if TILES:
+                    z_other = z_ptr.load([row + Q, at_h])
+                else:
+                    at_z = q[:, None] * z_t + p[None, :]
+                    z_other = load(z_ptr + then * z_t + head * z_h, at_z, mask_other)
+                z_other = z_other.to(tl.float32)
                 o *= z_other * sigmoid(z_other)
             fed = o * tl.exp2(log_other)[:, None]
             E = E.to(tl.float32) * tl.exp2(total_other)
@@ -182,12 +202,14 @@ def pairs_of_half(
         through = tl.exp2(total) * tl.sum(S.to(tl.float32) * E.to(tl.float32))
         S, E = S.to(OPERAND), E.to(OPERAND)
 
-        x_wide = alike(x.to(tl.float32), of_pairs, WIDTH == Q)
-        g_wide = alike(dy.to(tl.float32), of_pairs, WIDTH == Q)
+        x_wide, g_wide = x.to(tl.float32), dy.to(tl.float32)
         if z_ptr is not None:
-            at_z = q[:, None] * z_t + p[None, :]
-            z = load(z_ptr + now * z_t + head * z_h, at_z, mask)
-            z = alike(z.to(tl.float32), of_pairs, WIDTH == Q)
+            if TILES:
+                z = z_ptr.load([row, at_h])
+            else:
+                at_z = q[:, None] * z_t + p[None, :]
+                z = load(z_ptr + now * z_t + head * z_h, at_z, mask)
+            z = alike(z.to(tl.float32), of_step[:, None])
             open = sigmoid(z)
             by_gate = g_wide * (open * (1.0 + z * (1.0 - open)))
             g = (g_wide * z * open).to(OPERAND)
@@ -195,36 +217,40 @@ def pairs_of_half(
         else:
             g = dy.to(OPERAND)
 
+        rest, read = tl.exp2(total - log) * step, g_wide * tl.exp2(log)[:, None]
+        to_end = tl.dot(B, E, input_precision=PRECISION)
+        from_start = tl.dot(C, S, input_precision=PRECISION)
+        written = (x_wide * rest[:, None]).to(OPERAND)
+        dB = tl.dot(written, tl.trans(E), dB, input_precision=PRECISION)
+        dC = tl.dot(read.to(OPERAND), tl.trans(S), dC, input_precision=PRECISION)
+        both = tl.join(x_wide * to_end, read * from_start)
+        of_itself = tl.join(tl.zeros_like(x_wide), x_wide * g_wide)
+        sums = tl.sum(tl.join(both, of_itself), 1)  # over rows, all at once
+
         # decays of i < j, where scores are 0, are held below what is no number
         decay = tl.exp2(tl.minimum(log[None, :] - log[:, None], 64.0))
-        mixing = decay * alike(scores, of_pairs, True)
+        mixing = decay * scores
         products = tl.dot(x, tl.trans(g), input_precision=PRECISION)
         pairs = mixing * products
         of_read = tl.sum(pairs * step[:, None], 0)
         of_pairs += decay * products * step[:, None]
         mixing = mixing.to(OPERAND)
         dx = tl.dot(mixing, g, input_precision=PRECISION)
-
-        rest, read = tl.exp2(total - log), g_wide * tl.exp2(log)[:, None]
-        to_end = tl.dot(B, E, input_precision=PRECISION) * rest[:, None]
-        from_start = tl.dot(C, S, input_precision=PRECISION)
-        written = (x_wide * (rest * step)[:, None]).to(OPERAND)
-        dB = tl.dot(written, tl.trans(E), dB, input_precision=PRECISION)
-        dC = tl.dot(read.to(OPERAND), tl.trans(S), dC, input_precision=PRECISION)
-        dx = dx * step[:, None] + (to_end + itself[:, None] * g_wide) * step[:, None]
-
-        # sums over rows, all at once
-        both = tl.join(x_wide * to_end, read * from_start)
-        if WIDTH == Q:
-            of_itself = tl.join(pairs, x_wide * g_wide)
-            sums = tl.sum(tl.join(both, of_itself), 1)
-        else:
-            of_itself = tl.join(tl.zeros_like(x_wide), x_wide * g_wide)
-            sums = tl.sum(tl.join(both, of_itself), 1)
-            of_step = tl.sum(pairs, 1)
-            none = tl.zeros_like(of_step)
-            sums += tl.join(tl.join(none, none), tl.join(of_step, none))
+        of_step = tl.sum(pairs, 1)
+        none = tl.zeros_like(of_step)
+        sums += tl.join(tl.join(none, none), tl.join(of_step, none))
         sums = tl.reshape(sums, (Q, 4))
+        of_same = (itself * step)[:, None]  # of the same token
+        if LAST and d_ptr is not None:
+            if BY_CHANNEL:
+                skip = tl.load(d_ptr + head * d_h + p * d_p, mask=p < P, other=0.0)
+                of_same += skip.to(tl.float32)[None, :]
+                dskip = tl.sum(x_wide * g_wide, 0)
+                tl.store(dskip_ptr + head * P + p, dskip, mask=p < P)
+            else:
+                of_same += tl.load(d_ptr + head * d_h).to(tl.float32)
+        dx = dx * step[:, None] + to_end * rest[:, None] + of_same * g_wide
+
         lane = head * wide + part
         at_sums = sums_ptr + lane * (4 * t) + q[:, None] * 4 + tl.arange(0, 4)[None, :]
         at_read = read_ptr + lane * t + q
@@ -240,28 +266,22 @@ def pairs_of_half(
         tl.store(at_read, of_read, mask=is_q)
         tl.store(at_sums, sums, mask=is_q[:, None])
         if z_ptr is not None:
-            x_step = x_wide * step[:, None]
-            y = from_start * tl.exp2(log)[:, None] + itself[:, None] * x_step
-            x_step = x_step.to(OPERAND)
+            y = from_start * tl.exp2(log)[:, None] + of_same * x_wide
+            x_step = (x_wide * step[:, None]).to(OPERAND)
             y += tl.trans(tl.dot(tl.trans(x_step), mixing, input_precision=PRECISION))
             if not FIRST:
                 y += load(y_sum_ptr + at, at_tile, mask)
         if LAST:
-            if d_ptr is not None:
-                if BY_CHANNEL:
-                    skip = tl.load(d_ptr + head * d_h + p * d_p, mask=p < P, other=0.0)
-                    skip = skip.to(tl.float32)[None, :]
-                    dskip = tl.sum(x_wide * g_wide, 0)
-                    tl.store(dskip_ptr + head * P + p, dskip, mask=p < P)
-                else:
-                    skip = tl.load(d_ptr + head * d_h).to(tl.float32)
-                dx += skip * g_wide
             if z_ptr is not None:
-                if d_ptr is not None:
-                    y += skip * x_wide
                 dz = by_gate * y
-                tl.store(dz_ptr + at + at_tile, dz.to(dz_ptr.dtype.element_ty), mask=mask)
-            tl.store(dx_ptr + at + at_tile, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+                if TILES:
+                    dz_ptr.store([row, at_h], dz.to(OPERAND))
+                else:
+                    tl.store(dz_ptr + at + at_tile, dz.to(dz_ptr.dtype.element_ty), mask=mask)
+            if TILES:
+                dx_ptr.store([row, at_h], dx.to(OPERAND))
+            else:
+                tl.store(dx_ptr + at + at_tile, dx.to(dx_ptr.dtype.element_ty), mask=mask)
         else:
             tl.store(dx_sum_ptr + at + at_tile, dx, mask=mask)
             if z_ptr is not None:
@@ -331,6 +351,7 @@ def pairs_kernel(
     N_PAD: tl.constexpr,
     WIDTH: tl.constexpr,
     Q: tl.constexpr,
+    TILES: tl.constexpr,
     BY_CHANNEL: tl.constexpr,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
@@ -354,15 +375,25 @@ def pairs_kernel(
     head_0 = group * per_group + split * share
     heads = tl.minimum(share, per_group - split * share)
     group = group.to(tl.int64)
-    x_ptr += i.to(tl.int64) * x_b if cu_ptr is None else first * x_t
+    if not TILES:
+        x_ptr += i.to(tl.int64) * x_b if cu_ptr is None else first * x_t
     b_ptr += group * b_g + (i.to(tl.int64) * b_b if cu_ptr is None else first * b_t)
     c_ptr += group * c_g + (i.to(tl.int64) * c_b if cu_ptr is None else first * c_t)
-    if z_ptr is not None:
+    if z_ptr is not None and not TILES:
         z_ptr += i.to(tl.int64) * z_b if cu_ptr is None else first * z_t
     logs, lanes = row_of(cu_ptr, first, H), row_of(cu_ptr, first, H * wide) + own
     here = slot.to(tl.int64) + first_slot
-    kept_ptr += here * (H * N * P)
-    adjoint_ptr += slot.to(tl.int64) * (H * N * P)
+    row = first + own
+    kept_row, adjoint_row = here * (H * N), slot.to(tl.int64) * (H * N)
+    if TILES:  # rows of 32 bits
+        row, kept_row, adjoint_row = (
+            row.to(tl.int32),
+            kept_row.to(tl.int32),
+            adjoint_row.to(tl.int32),
+        )
+    else:
+        kept_ptr += kept_row * P
+        adjoint_ptr += adjoint_row * P
     here = 2 * here + half
     scores_ptr += (here * G * splits + tl.program_id(1)) * (Q * Q)
     itself_ptr += row_of(cu_ptr, first, G) + group * t + own
@@ -374,16 +405,16 @@ def pairs_kernel(
             dy_ptr, x_ptr, b_ptr, c_ptr, d_ptr, z_ptr, step_ptr + logs, log_ptr + logs, kept_ptr,
             adjoint_ptr, scores_ptr, dx_ptr, dz_ptr, db_ptr + out, dc_ptr + out, dskip_ptr,
             itself_ptr, through_ptr + here * (H * wide), read_ptr + lanes, sums_ptr + 4 * lanes,
-            dx_sum_ptr, y_sum_ptr, first + own, own, other, length, head_0, heads, split == 0, t,
-            H, x_t, x_h, z_t, z_h, b_t, c_t, d_h, d_p, G * N, n_from, True, P, N, N_PAD, WIDTH, Q,
-            BY_CHANNEL, FIRST, LAST, STAGES, OPERAND, PRECISION,
+            dx_sum_ptr, y_sum_ptr, row, kept_row, adjoint_row, own, other, length, head_0, heads,
+            split == 0, t, H, x_t, x_h, z_t, z_h, b_t, c_t, d_h, d_p, G * N, n_from, True, P, N,
+            N_PAD, WIDTH, Q, TILES, BY_CHANNEL, FIRST, LAST, STAGES, OPERAND, PRECISION,
         )  # fmt: skip
     else:
         pairs_of_half(
             dy_ptr, x_ptr, b_ptr, c_ptr, d_ptr, z_ptr, step_ptr + logs, log_ptr + logs, kept_ptr,
             adjoint_ptr, scores_ptr, dx_ptr, dz_ptr, db_ptr + out, dc_ptr + out, dskip_ptr,
             itself_ptr, through_ptr + here * (H * wide), read_ptr + lanes, sums_ptr + 4 * lanes,
-            dx_sum_ptr, y_sum_ptr, first + own, own, other, length, head_0, heads, split == 0, t,
-            H, x_t, x_h, z_t, z_h, b_t, c_t, d_h, d_p, G * N, n_from, False, P, N, N_PAD, WIDTH, Q,
-            BY_CHANNEL, FIRST, LAST, STAGES, OPERAND, PRECISION,
+            dx_sum_ptr, y_sum_ptr, row, kept_row, adjoint_row, own, other, length, head_0, heads,
+            split == 0, t, H, x_t, x_h, z_t, z_h, b_t, c_t, d_h, d_p, G * N, n_from, False, P, N,
+            N_PAD, WIDTH, Q, TILES, BY_CHANNEL, FIRST, LAST, STAGES, OPERAND, PRECISION,
         )  # fmt: skip

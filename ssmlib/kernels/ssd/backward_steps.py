@@ -13,6 +13,7 @@ def steps_kernel(
     a_ptr,
     bias_ptr,
     step_ptr,
+    log_ptr,
     itself_ptr,
     through_ptr,
     read_ptr,
@@ -74,6 +75,10 @@ def steps_kernel(
     itself *= tl.load(itself_ptr + scores, mask=mask, other=0.0)
     at = row_of(cu_ptr, first, H) + begin + head.to(tl.int64)[:, None] * t + q[None, :]
     step = tl.load(step_ptr + at, mask=mask, other=0.0)
+    log = tl.load(log_ptr + at, mask=mask, other=0.0)
+    end = row_of(cu_ptr, first, H) + tl.minimum(begin + Q, length) - 1
+    total = tl.load(log_ptr + end + head.to(tl.int64) * t, mask=is_h, other=0.0)
+    earlier *= tl.exp2(total[:, None] - log)
     A = tl.load(a_ptr + head, mask=is_h, other=0.0).to(tl.float32)
     direct = of_step + earlier + itself
     later -= step * of_step
