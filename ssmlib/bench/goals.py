@@ -38,6 +38,7 @@ PLAIN = {
     ("cpu scan", "forward+backward"): Goal("times", 3.0),
     ("cpu model", "training step"): Goal("times", 100.0),
     ("cpu mamba-2", "training step"): Goal("times", 1.5),
+    ("cpu generation", "greedy"): Goal("times", 2.0),
     ("mamba-2 block", "forward+backward"): Goal("times", 1.5),
 }
 

@@ -71,6 +71,17 @@ SUITES = {
         "ssmlib.bench.recall",
         "what a state remembers: recall, copying, passkeys, by mixer, width, length and rate",
     ),
+    "model": Suite(
+        "ssmlib.bench.model",
+        "four models of 400M parameters: reading prompts, making tokens, memory",
+        by_row=True,
+    ),
+    "model_cpu": Suite(
+        "ssmlib.bench.model_cpu",
+        "a Mamba of 130M parameters makes tokens on two cores, against transformers",
+        on="cpu",
+        by_row=True,
+    ),
     "language_model": Suite(
         "ssmlib.bench.language",
         "small models that learn a text byte by byte, and one training step of a larger Mamba",
