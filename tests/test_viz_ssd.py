@@ -68,14 +68,15 @@ def crossing(n: int, form: str, g: int = 1, experiment: str = "crossover", **mor
 
 def test_the_record_is_drawn_beside_attention():
     decode = "crossover decode"
-    rows = [crossing(n, form) for n in (512, 1024) for form in ("ssd", "flash")]
+    rows = [{"experiment": "ceilings", "status": "ok"}]
+    rows += [crossing(n, form) for n in (512, 1024) for form in ("ssd", "flash")]
     rows += [crossing(1, "ssd", experiment=decode, **{"pass": "step"})]
     rows += [crossing(n, "flash", g, decode) for n in (128, 256) for g in (32, 8)]
     rows += [crossing(2048, "flash", status="out of memory", seconds=None)]
     axes = Figure().subplots(1, 2)
     draw_crossover(axes, rows)
     training, writing = ([line.get_xdata() for line in ax.lines] for ax in axes)
-    assert [list(x) for x in training] == [[512, 1024], [512, 1024], []]
+    assert [list(x) for x in training] == [[512, 1024], [512, 1024]]
     assert [list(x) for x in writing] == [[0, 1], [128, 256], [128, 256]]
     assert [line.get_linestyle() for line in axes[1].lines[1:]] == ["--", "-"]
     assert axes[1].lines[0].get_ydata()[0] == 1e-6

@@ -154,7 +154,10 @@ def draw_crossover(axes: "Sequence[Axes]", rows: Iterable[Mapping[str, Any]]) ->
     Left, forward and backward over whole sequences. Right, one token after as many others, where
     SSD has one time for all lengths; dashed, query heads share keys and values.
     """
-    rows = [row for row in rows if row.get("status") == "ok"]
+    from ssmlib.plots import length_axis, seconds_label
+
+    kinds = ("crossover", "crossover decode")
+    rows = [r for r in rows if r["experiment"] in kinds and r["status"] == "ok"]
     training, writing = axes
     for row in rows:
         if row["experiment"] == "crossover decode" and row["form"] == "ssd":
@@ -169,12 +172,17 @@ def draw_crossover(axes: "Sequence[Axes]", rows: Iterable[Mapping[str, Any]]) ->
             style = "o-" if g == most else "o--"
             _curve(writing, [r for r in cached if r["g"] == g], style, hue, None)
     for ax, title in zip(axes, ("training", "writing one token"), strict=True):
-        ax.set(xscale="log", yscale="log", xlabel="tokens", title=title)
+        lengths = sorted({n for line in ax.lines for n in line.get_xdata() if n > 1})
+        length_axis(ax, lengths[::2], "tokens")
+        ax.set(yscale="log", title=title)
+        ax.yaxis.set_major_formatter(seconds_label)
     training.legend()
 
 
 def _curve(
     ax: "Axes", rows: list[Mapping[str, Any]], style: str, hue: str, name: str | None
 ) -> None:
+    if not rows:
+        return
     lengths, seconds = [row["n"] for row in rows], [row["seconds"] for row in rows]
     ax.plot(lengths, seconds, style, color=COLOUR[hue], label=name)
