@@ -18,13 +18,22 @@ from pathlib import Path
 from ssmlib.bench.recall import TOGETHER, OutOfTime, ledger_for, measure_throughput, run_cases
 from ssmlib.bench.recall.cases import Case
 from ssmlib.bench.recall.experiments import EXPERIMENTS, SIZES, Experiment, experiment_of
-from ssmlib.bench.recall.models import MIXERS, POSITIONS
+from ssmlib.bench.recall.models import BASES, MIXERS, POSITIONS, SPARSE
 from ssmlib.bench.recall.results import in_order, summary
 from ssmlib.bench.store import record
 from ssmlib.bench.suites import command_for
 from ssmlib.bench.timing import default_device
 
-OPTIONS = {"n": int, "features": int, "window": int, "positions": str, "times": int}
+OPTIONS = {
+    "n": (int, None),
+    "features": (int, None),
+    "window": (int, None),
+    "keys": (int, None),
+    "times": (int, None),
+    "positions": (str, POSITIONS),
+    "base": (str, BASES),
+    "sparse": (str, SPARSE),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,8 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("experiments", nargs="+", choices=[*EXPERIMENTS, "all"])
     parser.add_argument("--mixer", choices=MIXERS, help="one model; without it, all cells")
-    for name, kind in OPTIONS.items():
-        known = tuple(POSITIONS) if name == "positions" else None
+    for name, (kind, known) in OPTIONS.items():
         parser.add_argument(f"--{name}", type=kind, choices=known, help="option of the mixer")
     parser.add_argument("--d", type=int, help="width of the model")
     parser.add_argument("--course", help="which of the experiment's courses, the first by default")

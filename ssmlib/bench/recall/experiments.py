@@ -17,7 +17,7 @@ from itertools import product
 from typing import Any
 
 from ssmlib.bench.recall.cases import Case, Course
-from ssmlib.bench.recall.models import model_of
+from ssmlib.bench.recall.models import SPARSE, model_of
 from ssmlib.recall import TASKS
 
 SIZES = ("full", "tiny")
@@ -113,23 +113,23 @@ COPIERS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def _copying(longest: int, **common: Any) -> Course:
-    """Trained on packed strings up to the longest; tested at one, two and four times that."""
-    trained = {"length": 4 * longest + 20, "shortest": 5, "longest": longest, "packed": True}
+    """Trained on strings up to the longest, one at a time; tested at that length and beyond."""
+    trained = {"length": 2 * longest + 3, "shortest": 5, "longest": longest}
     tested = tuple(
-        {"length": 2 * n + 3, "shortest": n, "longest": n} for n in (longest, 2 * longest)
+        {"length": 2 * n + 3, "shortest": n, "longest": n}
+        for n in (longest, 3 * longest // 2, 2 * longest, 4 * longest)
     )
-    most = trained["length"] // 2
-    return Course("copying", (trained,), tested, most, schedule="constant", **common)
+    return Course("copying", (trained,), tested, longest, schedule="constant", **common)
 
 
 def _lookup(kind: str, longest: int, **common: Any) -> Course:
     shared = {"kind": kind, "given": 3, "answer": 5}
-    trained = {"length": 220, "shortest": 10, "longest": longest, "packed": True, **shared}
+    trained = {"length": longest + 12, "shortest": 10, "longest": longest, **shared}
     tested = tuple(
         {"length": n + 12, "shortest": n, "longest": n, **shared}
         for n in (longest, 2 * longest, 3 * longest)
     )
-    return Course("lookup", (trained,), tested, 5 * (220 // 21 + 1), **common)
+    return Course("lookup", (trained,), tested, 5, **common)
 
 
 def _of_copying(longest: int, d: int, **common: Any) -> dict[str, Any]:
@@ -147,11 +147,11 @@ def _of_joint(contexts: tuple[int, int], keys: tuple[int, int], d: int, **common
     setting = {"contexts": contexts, "keys": keys, "values": 16}
     course = Course("joint_recall", (setting,), (setting,), contexts[1] * keys[1], **common)
     base = (
-        ("attention", d, {}),
+        ("attention", d, {"times": 2}),
         ("mamba2", d, {"n": 32}),
         ("mamba", d, {"n": 16}),
-        ("hybrid", d, {"n": 32, "window": 32}),
-        ("hybrid", d, {"n": 32}),
+        *(("beside", d, {"sparse": name}) for name in SPARSE),
+        ("beside", d, {"base": "mamba"}),
         ("mamba2", 2 * d, {"n": 32}),
         ("mamba", 2 * d, {"n": 16}),
     )
@@ -162,6 +162,7 @@ def _of_passkey(length: int, times: tuple[int, ...], d: int, **common: Any) -> d
     settings = tuple({"length": length * k} for k in times)
     course = Course("needle", settings[:1], settings, 5, **common)
     models = (
+        ("transformer", {"positions": "rotary"}),
         ("attention", {"positions": "rotary"}),
         ("mamba2", {"n": 64}),
         ("hybrid", {"n": 64}),

@@ -15,9 +15,9 @@ from ssmlib.shapes import check, check_number
 
 @dataclass(frozen=True)
 class ShortConvConfig:
-    """width: taps, 2 to 16."""
+    """width: taps, 2 to 16; as many as Mamba's by default."""
 
-    width: int = 3
+    width: int = 4
 
     def build(self, d_model: int) -> "ShortConv":
         return ShortConv(d_model, self)

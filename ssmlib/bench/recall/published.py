@@ -29,12 +29,17 @@ PAIRS_OF_4 = {
 JOINT = {  # Zhan et al. 2025, table 3, at d = 64
     ("mamba", "n=16", 64): 0.163,
     ("mamba2", "n=32", 64): 0.366,
-    ("hybrid", "n=32 window=32", 64): 0.706,
+    ("beside", "sparse=hax", 64): 0.743,
+    ("beside", "sparse=hashed", 64): 0.135,
+    ("beside", "sparse=selected", 64): 0.601,
+    ("beside", "sparse=window", 64): 0.706,
+    ("beside", "sparse=dilated", 64): 0.196,
+    ("beside", "base=mamba", 64): 0.380,
     ("mamba", "n=16", 128): 0.345,
     ("mamba2", "n=32", 128): 0.592,
 }
 PASSKEY = {  # Lahoti et al. 2026, on their page: at 1, 2 and 4 thousand tokens, trained at 2
-    ("attention", "positions=rotary"): {1: 1.0, 2: 0.0},
+    ("transformer", "positions=rotary"): {1: 1.0, 2: 0.0},
     ("mamba2", "n=64"): {1: 0.996, 2: 0.620},
     ("hybrid", "n=64"): {1: 1.0, 2: 0.032},
 }
