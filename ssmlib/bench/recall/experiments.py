@@ -49,7 +49,7 @@ class Experiment:
         chosen = self.course(course)
         task = TASKS[chosen.task]
         vocab = max(task.vocab(**setting) for setting in (*chosen.trained, *chosen.tested))
-        variant = " ".join(f"{name}={value}" for name, value in options.items())
+        variant = " ".join(f"{name}={value}" for name, value in sorted(options.items()))
         model = model_of(mixer, vocab, d, **options)
         return Case(self.name, course, mixer, variant, model, chosen)
 

@@ -68,7 +68,7 @@ def _joint(row: Mapping[str, Any]) -> tuple[float, str] | None:
 
 
 def _passkey(row: Mapping[str, Any]) -> tuple[float, str] | None:
-    name = (row["mixer"], row["variant"].removesuffix(" times=2"))
+    name = (row["mixer"], row["variant"].replace(" times=2", ""))
     trained = int(row["trained"].split("=")[1])
     share = PASSKEY.get(name, {}).get(row["length"] / trained)
     return None if share is None else (share, MAMBA3)

@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ssmlib.bench.ledger import Row
+from ssmlib.bench.recall.claims import verdicts
 from ssmlib.bench.recall.published import published
 from ssmlib.bench.table import number, table, text
 
@@ -72,13 +73,19 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 
 def summary(rows: Sequence[Row]) -> str:
     """What came out best of each case, and what training side by side is worth."""
+    averaged = best(rows)
     lines = [
         f"{row['way']:>9}  {row['models']} models  {row['model_steps_per_second']:.0f} steps/s"
         f"  {row['speedup']:.2f}x"
         for row in rows
         if row["experiment"] == "throughput"
     ]
-    return "\n".join([table(best(rows), COLUMNS), *lines])
+    lines += [
+        f"{'met' if found.met else 'missed':>9}  {found.ours:8.3g}  {found.claim}"
+        for found in verdicts(averaged)
+        if found.met is not None
+    ]
+    return "\n".join([table(averaged, COLUMNS), *lines])
 
 
 def progress_line(row: Row) -> str:
@@ -99,10 +106,27 @@ def interval(shares: Sequence[float]) -> tuple[float | None, float | None]:
     return max(0.0, mean(shares) - half), min(1.0, mean(shares) + half)
 
 
+def command_of(row: Row) -> str:
+    """The command that trains the cell of a row."""
+    options = [f"--{part.replace('=', ' ')}" for part in row["variant"].split()]
+    cell = (row["experiment"], "--course", row["course"], "--mixer", row["mixer"])
+    return " ".join(["python -m ssmlib.recall", *cell, "--d", str(row["d_model"]), *options])
+
+
 def _averaged(rows: Sequence[Row]) -> dict[str, Any]:
     shares = [row["accuracy"] for row in rows]
     low, high = interval(shares)
-    same = ("task", "trained", "tested", "length", "chance", "state_bytes", "parameters", "batch")
+    same = (
+        "test",
+        "task",
+        "trained",
+        "tested",
+        "length",
+        "chance",
+        "state_bytes",
+        "parameters",
+        "batch",
+    )
     one = {key: rows[0][key] for key in same} | {"seeds": len(rows)}
     one |= {"accuracy": mean(shares), "low": low, "high": high, "worst": min(shares)}
     one |= {key: mean(row[key] for row in rows) for key in ("exact", "steps", "seconds")}
