@@ -40,6 +40,7 @@ from ssmlib.kernels.ssd.parts import decays
 
 Q = KEEP // 2  # tokens of a chunk
 HEADS = 16  # of a program of `steps_kernel`
+FULL = 2  # programs of `adjoint_kernel` on a multiprocessor
 
 
 class Tile(NamedTuple):
@@ -55,19 +56,19 @@ class Tile(NamedTuple):
     def of(plan: Plan, n: int, p: int, *launch: int) -> "Tile":
         return Tile(min(plan.n_pad, n), min(plan.p_pad, p), *launch)
 
+    def blocks(self, plan: Plan) -> int:
+        """Tiles of one state."""
+        return triton.cdiv(plan.p, self.p) * triton.cdiv(plan.n, self.n)
+
 
 def walk_tile(plan: Plan) -> Tile:
-    return (
-        Tile.of(plan, 128, 64, 4, 2) if (plan.dtype.itemsize == 2) else Tile.of(plan, 64, 32, 4, 1)
-    )
+    narrow = plan.dtype.itemsize == 2
+    return Tile.of(plan, 128, 64, 4, 2) if narrow else Tile.of(plan, 64, 32, 4, 1)
 
 
 def pairs_tile(plan: Plan) -> Tile:
-    return (
-        Tile.of(plan, 128, 64, 8, 2, True)
-        if (plan.dtype.itemsize == 2)
-        else Tile.of(plan, 64, 32, 8, 1)
-    )
+    narrow = plan.dtype.itemsize == 2
+    return Tile.of(plan, 128, 64, 8, 2, True) if narrow else Tile.of(plan, 64, 32, 8, 1)
 
 
 class Found(NamedTuple):
@@ -88,6 +89,45 @@ class Found(NamedTuple):
     def room(plan: Plan, b: int, lanes: int, chunks: int) -> "Found":
         sizes = (b, plan.g, plan.t), (chunks, lanes), (b, lanes, plan.t), (b, lanes, plan.t, 4)
         return Found(*(torch.empty(size, device=plan.device) for size in sizes))
+
+
+class Grads(NamedTuple):
+    """Room for what `pairs_kernel` writes: dx, dz, a share of dB and dC for each of the programs
+    that a group's heads are split over, and dD of each chunk, if it is (h p).
+
+    The gradients of x and of what z gates are sums over all states. Where these are more than a
+    program holds, they are taken in turns, and the sums are kept in float32 in between.
+    """
+
+    x: Tensor
+    z: Tensor | None
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    x_sum: Tensor | None
+    y_sum: Tensor | None
+
+    @staticmethod
+    def room(
+        x: Tensor,
+        z: Tensor | None,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        chunks: int,
+        splits: int,
+        turns: int,
+    ) -> "Grads":
+        like = {"device": x.device}
+        dx = torch.empty(x.shape, dtype=x.dtype, **like)
+        dz = None if z is None else torch.empty(z.shape, dtype=z.dtype, **like)
+        dtype = B.dtype if splits == 1 else torch.float32
+        dB, dC = (torch.empty(splits, *B.shape, dtype=dtype, **like) for _ in range(2))
+        by_channel = D is not None and D.ndim == 2
+        dD = torch.zeros(chunks, *D.shape, **like) if by_channel else None
+        x_sum = None if turns == 1 else torch.empty(x.shape, **like)
+        y_sum = None if turns == 1 or z is None else torch.empty(x.shape, **like)
+        return Grads(dx, dz, dB, dC, dD, x_sum, y_sum)
 
 
 def backward(
@@ -117,32 +157,54 @@ def backward(
     dy, d_last = dy.contiguous(), d_last.contiguous()
     x, B, C, z = (layout.rows(v) for v in (x, B, C, z))
     step, log = decays(dt, A, dt_bias, dt_softplus, cu_seqlens, Q)
-    adjoint = torch.empty(saved.shape, dtype=saved.dtype, device=x.device)
     d_state = None if state is None else plan.states(plan.sequences)
-    walk(plan, dy, C, z, log, d_last, adjoint, d_state)
     tile = pairs_tile(plan)
     wide, chunks = triton.cdiv(plan.p, tile.p), 2 * len(saved)
     found = Found.room(plan, len(x), plan.h * wide, chunks)
-    tokens = (dy, x, B, C, D, z, step, log, saved, adjoint)
-    dx, dz, dB, dC, by_channel = pairs(plan, tile, *tokens, found)
+    splits = splits_of(plan, chunks)
+    grads = Grads.room(x, z, B, C, D, chunks, splits, triton.cdiv(plan.n, tile.n))
+    part = part_of(plan)
+    slots = len(saved) if cu_seqlens is not None else part * triton.cdiv(plan.t, KEEP)
+    adjoint = torch.empty(slots, *saved.shape[1:], dtype=saved.dtype, device=x.device)
+    for first in range(0, plan.sequences, part):
+        rows = range(first, min(first + part, plan.sequences))
+        walk(plan, rows, dy, C, z, log, d_last, adjoint, d_state)
+        tokens = (dy, x, B, C, D, z, step, log, saved, adjoint)
+        pairs(plan, tile, rows, splits, *tokens, found, grads)
     ddt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
     dA, d_bias, dD = (torch.zeros(chunks, plan.h, device=x.device) for _ in range(3))
-    dD = dD if by_channel is None else by_channel
-    slots = triton.cdiv(plan.t, KEEP)
     steps_kernel[(chunks, triton.cdiv(plan.h, HEADS))](
         dt, A, dt_bias, step, log, *found, cu_seqlens, ddt, dA,
         None if dt_bias is None else d_bias,
-        dD if by_channel is None else None, plan.sequences, plan.t, slots, plan.h, plan.g,
-        *dt.stride(), WIDE=wide, Q=Q, HEADS=HEADS, SOFTPLUS=dt_softplus, num_warps=4,
+        dD if grads.D is None else None, plan.sequences, plan.t, triton.cdiv(plan.t, KEEP), plan.h,
+        plan.g, *dt.stride(), WIDE=wide, Q=Q, HEADS=HEADS, SOFTPLUS=dt_softplus, num_warps=4,
     )  # fmt: skip
-    grads = (dx, ddt, dA.sum(0), dB, dC, dD.sum(0), dz, d_bias.sum(0), d_state)
+    dB, dC = (v[0] if splits == 1 else v.sum(0) for v in (grads.B, grads.C))
+    dD = (dD if grads.D is None else grads.D).sum(0)
+    all_grads = (grads.x, ddt, dA.sum(0), dB, dC, dD, grads.z, d_bias.sum(0), d_state)
     return tuple(
-        None if v is None else grad.to(v.dtype) for grad, v in zip(grads, like, strict=True)
+        None if v is None else grad.to(v.dtype) for grad, v in zip(all_grads, like, strict=True)
     )
+
+
+def splits_of(plan: Plan, chunks: int) -> int:
+    """Programs that share the heads of a group in a chunk: more than one where chunks are few."""
+    per_group = plan.h // plan.g
+    wanted = min(per_group, triton.cdiv(2 * layout.processors(plan.device), chunks * plan.g))
+    return triton.cdiv(per_group, triton.cdiv(per_group, wanted))
+
+
+def part_of(plan: Plan) -> int:
+    """Sequences that are done at once: as many as fill the GPU, for what is kept of each."""
+    if plan.cu_seqlens is not None:
+        return plan.sequences
+    programs = plan.h * walk_tile(plan).blocks(plan)
+    return min(plan.sequences, triton.cdiv(FULL * layout.processors(plan.device), programs))
 
 
 def walk(
     plan: Plan,
+    rows: range,
     dy: Tensor,
     C: Tensor,
     z: Tensor | None,
@@ -151,11 +213,13 @@ def walk(
     adjoint: Tensor,
     d_state: Tensor | None,
 ) -> None:
-    """Fill adjoint, laid out as what the forward pass has kept, and the gradient of the state."""
+    """Fill adjoint, as the forward pass has kept states, and the gradient of the first state.
+
+    Of these rows of the batch; all sequences, if they are packed.
+    """
     tile = walk_tile(plan)
-    blocks = triton.cdiv(plan.p, tile.p) * triton.cdiv(plan.n, tile.n)
-    adjoint_kernel[(plan.h * blocks, plan.sequences)](
-        dy, C, z, log, d_last, plan.cu_seqlens, adjoint, d_state, 0, plan.t, plan.h,
+    adjoint_kernel[(plan.h * tile.blocks(plan), len(rows))](
+        dy, C, z, log, d_last, plan.cu_seqlens, adjoint, d_state, rows[0], plan.t, plan.h,
         plan.h // plan.g, *C.stride()[:3], *((0, 0, 0) if z is None else z.stride()[:3]),
         P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, Q=Q, KEEP=KEEP, STAGES=tile.stages,
         OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
@@ -165,6 +229,8 @@ def walk(
 def pairs(
     plan: Plan,
     tile: Tile,
+    rows: range,
+    splits: int,
     dy: Tensor,
     x: Tensor,
     B: Tensor,
@@ -176,63 +242,44 @@ def pairs(
     saved: Tensor,
     adjoint: Tensor,
     found: Found,
-) -> tuple[Tensor | None, ...]:
-    """Fill found; return the gradients of x, z, B, C, and each chunk's of D, if that is (h p).
-
-    More states than a program holds are taken in turns, and the gradients of x and what z gates,
-    which are sums over them, kept in float32 in between.
-    """
-    (b, t, h, p), device = x.shape, x.device
-    chunks, per_group = len(found.through), plan.h // plan.g
-    splits = min(per_group, triton.cdiv(2 * layout.processors(device), chunks * plan.g))
-    share = triton.cdiv(per_group, splits)
-    splits = triton.cdiv(per_group, share)
-    dx = torch.empty(x.shape, dtype=x.dtype, device=device)
-    dz = None if z is None else torch.empty(z.shape, dtype=z.dtype, device=device)
-    dB, dC = (
-        torch.empty(
-            splits, *M.shape, dtype=M.dtype if splits == 1 else torch.float32, device=device
-        )
-        for M in (B, C)
-    )
-    by_channel = D is not None and D.ndim == 2
-    dD = torch.zeros(chunks, h, p, device=device) if by_channel else None
-    scores = torch.empty(chunks, plan.g * splits, Q, Q, device=device)
-    turns = range(0, plan.n, tile.n)
-    dx_sum = torch.empty(x.shape, device=device) if len(turns) > 1 else None
-    y_sum = torch.empty(x.shape, device=device) if len(turns) > 1 and z is not None else None
-    C = C.to(B.dtype)
+    grads: Grads,
+) -> None:
+    """Fill found and grads, for these rows of the batch; all sequences, if they are packed."""
+    t, h, per_group, slots = plan.t, plan.h, plan.h // plan.g, triton.cdiv(plan.t, KEEP)
+    first, kept = rows[0] * slots, len(rows) * slots
+    if plan.cu_seqlens is not None:
+        first, kept = 0, len(saved)
+    scores = torch.empty(2 * kept, plan.g * splits, Q, Q, device=plan.device)
     strides = (*x.stride()[:3], *((0, 0, 0) if z is None else z.stride()[:3]))
-    tiles = tile.described and whole_tiles(plan, tile, x, z)
-    dx_, dz_ = dx, dz
+    dx, dz, dB, dC, dD, x_sum, y_sum = grads
+    C = C.to(B.dtype)
+    tiles = tile.described and whole_tiles(plan, tile, dy, x, z)
     if tiles:
-        dy, x, z, dx_, dz_ = (token_tiles(plan, tile, v) for v in (dy, x, z, dx, dz))
+        dy, x, z, dx, dz = (token_tiles(plan, tile, v) for v in (dy, x, z, dx, dz))
         saved, adjoint = (state_tiles(tile, v) for v in (saved, adjoint))
-    for n in turns:
-        pairs_kernel[(chunks, plan.g * splits)](
-            dy, x, B, C, D, z, step, log, saved, adjoint, plan.cu_seqlens, scores, dx_, dz_, dB,
-            dC, dD, *found, dx_sum, y_sum, 0, plan.sequences, t, triton.cdiv(t, KEEP), h, plan.g,
-            per_group, splits, share, b * t, *strides, *B.stride()[:3], *C.stride()[:3],
-            *layout.skip_strides(D), n, P=p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, Q=Q,
-            TILES=tiles, BY_CHANNEL=by_channel, FIRST=n == 0, LAST=n == turns[-1],
-            STAGES=tile.stages, OPERAND=plan.operand, PRECISION=plan.precision,
-            num_warps=tile.warps,
+    for n in range(0, plan.n, tile.n):
+        pairs_kernel[(2 * kept, plan.g * splits)](
+            dy, x, B, C, D, z, step, log, saved, adjoint, plan.cu_seqlens, scores, dx, dz, dB, dC,
+            dD, *found, x_sum, y_sum, first, plan.sequences, t, slots, h, plan.g, per_group,
+            splits, triton.cdiv(per_group, splits), len(step) * t, *strides, *B.stride()[:3],
+            *C.stride()[:3], *layout.skip_strides(D), n, P=plan.p, N=plan.n, N_PAD=tile.n,
+            WIDTH=tile.p, Q=Q, TILES=tiles, BY_CHANNEL=dD is not None, FIRST=n == 0,
+            LAST=n + tile.n >= plan.n, STAGES=tile.stages, OPERAND=plan.operand,
+            PRECISION=plan.precision, num_warps=tile.warps,
         )  # fmt: skip
-    dB, dC = (v[0] if splits == 1 else v.sum(0) for v in (dB, dC))
-    return dx, dz, dB, dC, dD
 
 
-def whole_tiles(plan: Plan, tile: Tile, x: Tensor, z: Tensor | None) -> bool:
-    """Whether every tile of x and of the states is whole, and can be described to the hardware."""
+def whole_tiles(plan: Plan, tile: Tile, *tokens: Tensor | None) -> bool:
+    """Whether all tiles of these, and of states, are whole, and can be described to hardware."""
     if plan.cu_seqlens is not None or plan.t % KEEP or plan.p % tile.p or plan.n % tile.n:
         return False
     return all(
         v.stride(2) == plan.p
-        and v.stride(0) == plan.t * v.stride(1)
+        and (v.stride(0) == plan.t * v.stride(1) or len(v) == 1)
         and v.stride(1) % 8 == 0
         and v.data_ptr() % 16 == 0
         and v.dtype == plan.dtype
-        for v in (x, z)
+        for v in tokens
         if v is not None
     )
 

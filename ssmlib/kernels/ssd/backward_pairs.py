@@ -395,7 +395,7 @@ def pairs_kernel(
         kept_ptr += kept_row * P
         adjoint_ptr += adjoint_row * P
     here = 2 * here + half
-    scores_ptr += (here * G * splits + tl.program_id(1)) * (Q * Q)
+    scores_ptr += (tl.program_id(0).to(tl.int64) * G * splits + tl.program_id(1)) * (Q * Q)
     itself_ptr += row_of(cu_ptr, first, G) + group * t + own
     if dskip_ptr is not None:
         dskip_ptr += here * (H * P)
