@@ -165,7 +165,9 @@ def test_a_place_is_fetched():
         assert torch.allclose(fetch(x, place), x[:, place])
 
 
-@pytest.mark.parametrize("changed", [{}, {"kv_heads": 1}, {"window": 4}, {"base": None}])
+@pytest.mark.parametrize(
+    "changed", [{}, {"kv_heads": 1}, {"window": 4}, {"base": None}, {"scale": 0.3}]
+)
 def test_a_map_is_what_the_layer_weighs_with(changed):
     torch.manual_seed(0)
     layer = AttentionConfig(heads=2, **changed).build(8).double()

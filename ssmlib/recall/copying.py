@@ -90,22 +90,19 @@ def lookup(
     start = _first_match(text, place, given)[:, :, None]
     at, long = torch.arange(longest + extra, device=device), size[:, :, None]
     if kind == "prefix":
-        begins, asks = given + 2, given + 2 + long  # of the string; the token under which is asked
-        tokens = torch.where(at <= given, _letter(text, start + at - 1), _letter(text, at - begins))
-        behind = start + given + at - asks - 1
+        asks = given + 2 + long  # the place under which the first letter of the answer is asked
+        tokens = _letter(text, torch.where(at <= given, start + at - 1, at - given - 2))
         marks = {DOLLAR: 0 * long, BAR: torch.cat([0 * long + given + 1, asks], dim=2)}
     else:
         asks = long + 1 + given
-        tokens = _letter(text, at - 1)
-        behind = start + at - long - 2
+        tokens = _letter(text, torch.where(at <= long, at - 1, start + at - long - 2))
         marks = {DOLLAR: 0 * long, BAR: long + 1}
-    tokens = torch.where(
-        at > (asks if kind == "prefix" else long + 1), _letter(text, behind), tokens
-    )
+    answers = _letter(text, start + given + at - asks)
+    before = _letter(text, start + given + at - asks - 1)
+    tokens = torch.where(at > asks, before, tokens)
     tokens = _marks(tokens, at, marks | {STOP: asks + answer + 1})
     is_asked = (at >= asks) & (at < asks + answer)
-    targets = _letter(text, start + given + at - asks).masked_fill(~is_asked, UNSCORED)
-    return pack(tokens, targets, size + extra, length)
+    return pack(tokens, answers.masked_fill(~is_asked, UNSCORED), size + extra, length)
 
 
 def _letter(text: Tensor, place: Tensor) -> Tensor:

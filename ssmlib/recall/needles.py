@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ssmlib.recall.drawing import Batch, Device, source, whole
 from ssmlib.shapes import check_number
@@ -46,19 +47,10 @@ def needle(
     """
     check_number(low=1, whole=True, batch=batch, symbols=symbols, words=words)
     check_number(low=2 * symbols + 1, whole=True, length=length)
-    if hay not in HAY:
-        raise ValueError(f"hay: expected one of {', '.join(HAY)}, got {hay!r}")
-    if not alphabet or len(set(alphabet)) != len(alphabet):
-        raise ValueError(f"alphabet: expected different letters, got {alphabet!r}")
-    if secret is not None and (len(secret) != symbols or set(secret) - set(alphabet)):
-        raise ValueError(f"secret: expected {symbols} letters of {alphabet}, got {secret!r}")
+    _check_secret(symbols, alphabet, secret)
     generator = source(seed, device)
     size = length - 2 * symbols - 1
-    if hay == "repeat":
-        phase = whole(0, words, (batch, 1), generator)
-        text = 1 + (phase + torch.arange(size, device=device)) % words
-    else:
-        text = 1 + whole(0, words, (batch, size), generator)
+    text = _text(hay, batch, size, words, generator)
     if depth is None:
         place = whole(0, size + 1, (batch, 1), generator)
     else:
@@ -79,12 +71,29 @@ def needle(
     return tokens, targets
 
 
+def _text(hay: str, batch: int, size: int, words: int, generator: torch.Generator) -> Tensor:
+    """(batch size) of 1 ... words."""
+    if hay not in HAY:
+        raise ValueError(f"hay: expected one of {', '.join(HAY)}, got {hay!r}")
+    if hay == "random":
+        return 1 + whole(0, words, (batch, size), generator)
+    phase = whole(0, words, (batch, 1), generator)
+    return 1 + (phase + torch.arange(size, device=generator.device)) % words
+
+
+def _check_secret(symbols: int, alphabet: str, secret: str | None) -> None:
+    if not alphabet or len(set(alphabet)) != len(alphabet):
+        raise ValueError(f"alphabet: expected different letters, got {alphabet!r}")
+    if secret is not None and (len(secret) != symbols or set(secret) - set(alphabet)):
+        raise ValueError(f"secret: expected {symbols} letters of {alphabet}, got {secret!r}")
+
+
 def needle_vocab(words: int = 20, alphabet: str = DIGITS) -> int:
     """How many tokens there are."""
     return 1 + words + len(alphabet)
 
 
-def spell(tokens: torch.Tensor, words: int = 20, alphabet: str = DIGITS) -> str:
+def spell(tokens: Tensor, words: int = 20, alphabet: str = DIGITS) -> str:
     """What a row of `needle`, (t,), says: ? for the mark, · for a word of the text."""
     return "".join(
         "?" if i == MARK else "·" if i <= words else alphabet[i - words - 1]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssmlib.attention import attention
+from ssmlib.attention import attention, rotate
 from ssmlib.mixers.attention import Attention
 from ssmlib.shapes import check, check_number
 
@@ -179,11 +179,15 @@ def fetch(x: Tensor, place: int, sharpness: float = 60.0) -> Tensor:
 def attention_map(layer: Attention, x: Tensor) -> Tensor:
     """The weights (b h t t) of a layer that reads x (b t d), query by key."""
     t = check(x=(x, f"b t {layer.q_proj.in_features}"))["t"]
-    positions = torch.arange(t, device=x.device)
-    q, k, _ = layer._heads(layer.q_proj(x), layer.k_proj(x), layer.v_proj(x), positions)
+    q, k = (p(x).unflatten(2, (-1, layer.head_dim)) for p in (layer.q_proj, layer.k_proj))
+    c, positions = layer.config, torch.arange(t, device=x.device)
+    if c.base is not None:
+        q, k = (rotate(y, positions, rates=layer.rates(x.device)) for y in (q, k))
+    if c.scale is not None:
+        q = q * (c.scale * math.sqrt(layer.head_dim))
     places = torch.eye(t, dtype=q.dtype, device=x.device).expand(len(x), -1, -1)
     values = places[:, :, None].expand(-1, -1, k.shape[2], -1)  # a value that says where it is
-    return attention(q, k, values, window=layer.config.window).transpose(1, 2)
+    return attention(q, k, values, window=c.window).transpose(1, 2)
 
 
 def induction_score(weights: Tensor, tokens: Tensor) -> Tensor:

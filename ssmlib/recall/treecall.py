@@ -187,10 +187,7 @@ def _grow(n: int, size: int, g: Grammar, generator: torch.Generator) -> tuple[Te
         at = torch.where(writes, written, size)
         symbol[row, at], parent[row, at], number[row, at] = what, whose, mine
         written = written + writes.long()
-        which = (-2 - what).clamp_min(0)
-        head = _choose(g.head_odds[which], generator)
-        rule = g.rules[which, _choose(g.rule_odds[which], generator)]
-        new = torch.cat([rule, head[:, None]], dim=1).flip(1)  # the head is written last
+        new = _expand((-2 - what).clamp_min(0), g, generator)
         new_above = torch.cat([whose[:, None], count[:, None].expand(-1, symbols - 1)], dim=1)
         new_own = torch.full_like(new, -1)
         new_own[:, 0] = count
@@ -206,6 +203,13 @@ def _grow(n: int, size: int, g: Grammar, generator: torch.Generator) -> tuple[Te
         high = torch.where(lost, 0, high)
         written = torch.where(lost, size + 1, written)
     return _resolve(symbol[:, :size], parent[:, :size], number[:, :size], written, high)
+
+
+def _expand(which: Tensor, g: Grammar, generator: torch.Generator) -> Tensor:
+    """What nonterminals (n,) come to, last symbol first: the head, and the symbols of a rule."""
+    head = _choose(g.head_odds[which], generator)
+    rule = g.rules[which, _choose(g.rule_odds[which], generator)]
+    return torch.cat([rule, head[:, None]], dim=1).flip(1)
 
 
 def _resolve(
