@@ -109,6 +109,14 @@ def test_segments_side_by_side(seeded, monkeypatch):
     same_as_the_definition(inputs)
 
 
+def test_narrow_programs(seeded, monkeypatch):
+    monkeypatch.setattr(layout, "processors", lambda device: 1 / 4)
+    inputs = draw(seeded, 1, 19, 17, 3)
+    tile = layout.Plan.of(inputs["x"], inputs["A"], inputs["B"], None, layout.FORWARD).tile
+    assert tile == layout.FORWARD[1]
+    same_as_the_definition(inputs)
+
+
 def test_strided_inputs(seeded):
     inputs = draw(seeded, 2, 6, 4, 3)
     wide = torch.cat([inputs["z"], inputs["x"]], dim=2)
@@ -180,6 +188,7 @@ absent = dict.fromkeys(("start_ptr", "cu_ptr", "sum_ptr"))
 kernels = [
     (scan_kernel, tile | absent),
     (scan_kernel, tile | dict.fromkeys(("y_ptr", "z_ptr", "d_ptr", "saved_ptr"))),
+    (scan_kernel, tile | absent | dict(T=16, WIDTH=16)),
     (gradient_kernel, tile | dict(OPERAND=tl.bfloat16, PRECISION="tf32", cu_ptr=None, T=16)),
     (gradient_kernel, tile | dict(OPERAND=tl.float32, PRECISION="tf32x3", T=16)),
     (ends_kernel, sizes | dict(T=8, WIDTH=32)),
@@ -211,7 +220,7 @@ def test_compiles_without_a_gpu(capability):
     )
     assert done.returncode == 0, done.stderr
     shared = [int(line) for line in done.stdout.split()]
-    assert len(shared) == 9
+    assert len(shared) == 10
     assert max(shared) <= 48 * 1024  # bytes that every GPU has
 
 
