@@ -1,11 +1,35 @@
 """ssmlib.attention.ring and its kernel: a cache written over is the cache that grows."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from agreement import TOLERANCE, assert_close
 
-from ssmlib.attention import KVCache, RingCache, attend_cached, attend_ring_, attend_slots, to_ring
+from ssmlib.attention import (
+    KVCache,
+    RingCache,
+    attend_cached,
+    attend_ring_,
+    attend_slots,
+    rotary_rates,
+    to_ring,
+)
+from ssmlib.attention.operators import slots_by_kernel, step_by_kernel_
 
+COMPILE = """
+import sys, torch
+from ssmlib.bench.assembly import compiled
+from ssmlib.kernels.attend import step_
+sizes = ((1, 16, 128), (1, 4, 128), (1, 4096, 4, 128))
+q, k, ring = (torch.zeros(s, dtype=torch.bfloat16) for s in sizes)
+rates, position = torch.zeros(1, 64).double(), torch.zeros(1, dtype=torch.long)
+call = lambda: step_(q, k, k, ring, ring, position, rates, 1.0, False)
+for made in compiled(call, int(sys.argv[1])):
+    print(made.name)
+"""
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -43,13 +67,15 @@ def test_slots_by_definition(backend, h, g, k, v, m, dtype, seeded):
     count = torch.tensor([1, m, (m + 1) // 2], device=DEVICE)
     q = seeded.normal(3, h, k).to(DEVICE, dtype)
     keys, values = (seeded.normal(3, m, g, n).to(DEVICE, dtype) for n in (k, v))
-    want = attend_slots(q.double(), keys.double(), values.double(), count, "reference")
+    want = attend_slots(q.double(), keys.double(), values.double(), count, backend="reference")
     behind = (torch.arange(m, device=DEVICE) >= count[:, None])[..., None, None]
     if backend == "triton":
         keys, values = (x.masked_fill(behind, float("nan")) for x in (keys, values))
-    got = attend_slots(q, keys, values, count, backend)
+    got = attend_slots(q, keys, values, count, backend=backend)
     assert_close(got, want.cpu(), TOLERANCE[dtype])
-    again = attend_slots(q, keys, values, count + 10 * (count == m), backend)  # beyond m is m
+    again = attend_slots(
+        q, keys, values, count + 10 * (count == m), backend=backend
+    )  # beyond m is m
     assert torch.equal(again, got)
 
 
@@ -57,15 +83,52 @@ def test_strides_of_any_kind(seeded):
     q, keys, values = seeded.normal(2, 4, 8), seeded.normal(2, 2, 40, 8), seeded.normal(40, 2, 2, 8)
     keys, values = keys.transpose(1, 2), values.transpose(0, 1)
     count = torch.tensor([40, 7])
-    want = attend_slots(q, keys, values, count, "reference")
+    want = attend_slots(q, keys, values, count, backend="reference")
     single = (x.to(DEVICE, torch.float32) for x in (q, keys, values))
-    assert_close(attend_slots(*single, count.to(DEVICE), "triton"), want)
+    assert_close(attend_slots(*single, count.to(DEVICE), backend="triton"), want)
 
 
 def test_it_is_an_operator(seeded):
     q, keys, values = (seeded.normal(*s).float() for s in ((1, 2, 8), (1, 9, 2, 8), (1, 9, 2, 8)))
     args = tuple(x.to(DEVICE) for x in (q, keys, values, torch.tensor([5])))
-    torch.library.opcheck(torch.ops.ssmlib.attend_slots.default, args)
+    torch.library.opcheck(slots_by_kernel, (*args, 0.3))
+    token = (args[0], *(x[:, 0].contiguous() for x in args[1:3]))
+    args = (*token, *args[1:], rotary_rates(8, device=DEVICE)[None], 0.3)
+    torch.library.opcheck(step_by_kernel_, args)
+
+
+@pytest.mark.parametrize("rotated", [None, 2, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_turns_and_writes_as_it_should(rotated, dtype, seeded):
+    """Rows at different positions, one of them far; the ring of one row goes round."""
+    q, k, v = (seeded.normal(3, n, s).to(DEVICE, dtype) for n, s in ((6, 8), (2, 8), (2, 5)))
+    rings = []
+    keys, values = seeded.normal(3, 7, 2, 8).to(q), seeded.normal(3, 7, 2, 5).to(q)
+    rates = None if rotated is None else rotary_rates(rotated, device=DEVICE).repeat(3, 1)
+    for wide in (False, True):
+        parts = (x.double() if wide else x.clone() for x in (keys, values))
+        position = torch.tensor([0, 4, 1_000_003], device=DEVICE)
+        ring = RingCache(*parts, position, rates)
+        token = (x.double() if wide else x for x in (q, k, v))
+        y = attend_ring_(*token, ring, 7, 0.4, backend="torch" if wide else "triton")
+        rings.append((y, ring))
+    (got, mine), (want, theirs) = rings
+    assert_close(got, want, TOLERANCE[dtype])
+    for name in ("k", "v"):
+        assert_close(getattr(mine, name), getattr(theirs, name), TOLERANCE[dtype])
+    assert mine.position.tolist() == theirs.position.tolist() == [1, 5, 1_000_004]
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_it_compiles_without_a_gpu(capability):
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(capability)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TRITON_INTERPRET": "0"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["enter_kernel", "shares_kernel", "join_kernel"]
 
 
 @pytest.mark.gpu
@@ -76,7 +139,7 @@ def test_a_graph_holds_a_cache_that_grows(seeded):
     ring, given = to_ring(cache, 40), [x[:, 0].clone() for x in (q, k, v)]
     stream = torch.cuda.Stream()
     with torch.no_grad(), torch.cuda.stream(stream):
-        attend_ring_(*given, RingCache(*(x.clone() for x in ring)))  # compiles
+        attend_ring_(*given, RingCache(*(x.clone() for x in ring[:3])))  # compiles
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             y = attend_ring_(*given, ring)
@@ -124,7 +187,7 @@ def test_a_row_may_be_ahead_of_another(seeded):
         _, cache = attend_cached(*(x[i : i + 1, :t] for x in (q, k, v)))
         padded = to_ring(KVCache(*cache), 12 - t)
         rows.append(padded)
-    ring = RingCache(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+    ring = RingCache(*(torch.cat(parts) for parts in list(zip(*rows, strict=True))[:3]))
     got = attend_ring_(*(torch.stack([x[0, 5], x[1, 9]]) for x in (q, k, v)), ring)
     for i, t in enumerate((6, 10)):
         want, _ = attend_cached(*(x[i : i + 1, :t] for x in (q, k, v)))

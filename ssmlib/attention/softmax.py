@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from ssmlib.backends import resolve
 from ssmlib.shapes import check, check_floating, check_number
@@ -78,6 +77,8 @@ def attention_torch(
     if window is None and (not causal or c in (1, t)):
         return _sdpa(q, k, v, causal=True) if causal and c > 1 else _sdpa(q, k, v)
     if window is None and q.is_cuda and q.dtype in HALF:
+        from torch.nn.attention.bias import causal_lower_right  # torch compiles: imports triton
+
         return _sdpa(q, k, v, mask=causal_lower_right(c, t))
     return _sdpa(q, k, v, mask=visible(c, t, causal, window, q.device))
 

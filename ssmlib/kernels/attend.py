@@ -1,5 +1,8 @@
 """One query for each head against a cache, which is read once: attention's step of decoding.
 
+`attend` is the attention alone. `step_` first turns the query and key to their position and writes
+key and value to their slot, in one launch, and counts the token at the end of the last one.
+
 The keys of a head are shared out to many programs, as one could not draw on a GPU's whole bandwidth
 (Flash-Decoding, Dao et al. 2023). Each holds the online softmax of its share; a second kernel joins
 them. How many slots are filled is read on the device, so a CUDA graph can hold a growing cache.
@@ -17,12 +20,52 @@ MOST_SHARES = 128
 
 
 @triton.jit
+def turned(x_ptr, f, cos, sin, K: tl.constexpr, N: tl.constexpr):
+    """Feature f of x, rotated with its partner n pairs on or back; features from 2 n on as is."""
+    x = tl.load(x_ptr + f, mask=f < K, other=0.0).to(tl.float32)
+    other = tl.where(f < N, f + N, f - N)
+    partner = tl.load(x_ptr + other, mask=f < 2 * N, other=0.0).to(tl.float32)
+    return tl.where(f < 2 * N, x * cos + tl.where(f < N, -partner, partner) * sin, x)
+
+
+@triton.jit
+def enter_kernel(
+    q_ptr, k_ptr, v_ptr, rates_ptr, asked_ptr, keys_ptr, values_ptr, position_ptr, m,
+    k_row, k_slot, k_head, v_row, v_slot, v_head,
+    H: tl.constexpr, G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, N: tl.constexpr,
+    K_PAD: tl.constexpr, V_PAD: tl.constexpr,
+):  # fmt: skip
+    """One program: a query head, or a key head and its value. 2 N of K features turn."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    f, o = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
+    position = tl.load(position_ptr + row)
+    cos, sin = 1.0, 0.0
+    if N > 0:  # whole turns are taken off in float64: float32 has no digits left for them
+        rate = tl.load(rates_ptr + row * N + f % N, mask=f < 2 * N, other=0.0)
+        turns = position.to(tl.float64) * (rate * 0.15915494309189535)
+        angle = (turns - tl.floor(turns)).to(tl.float32) * 6.283185307179586
+        cos, sin = tl.cos(angle), tl.sin(angle)
+    if head < H:
+        at = (row * H + head) * K
+        x = turned(q_ptr + at, f, cos, sin, K, N)
+        tl.store(asked_ptr + at + f, x.to(asked_ptr.dtype.element_ty), mask=f < K)
+    else:
+        slot, group = position % m, head - H
+        to_key = row * k_row + slot * k_slot + group * k_head
+        x = turned(k_ptr + (row * G + group) * K, f, cos, sin, K, N)
+        tl.store(keys_ptr + to_key + f, x.to(keys_ptr.dtype.element_ty), mask=f < K)
+        v = tl.load(v_ptr + (row * G + group) * V + o, mask=o < V, other=0.0)
+        to_value = row * v_row + slot * v_slot + group * v_head
+        tl.store(values_ptr + to_value + o, v, mask=o < V)
+
+
+@triton.jit
 def shares_kernel(
     q_ptr, k_ptr, v_ptr, count_ptr, mixed_ptr, top_ptr, total_ptr, scale, m,
     k_row, k_slot, k_head, v_row, v_slot, v_head,
     G: tl.constexpr, R: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     R_PAD: tl.constexpr, K_PAD: tl.constexpr, V_PAD: tl.constexpr,
-    SHARES: tl.constexpr, TILE: tl.constexpr, EXACT: tl.constexpr,
+    SHARES: tl.constexpr, TILE: tl.constexpr, EXACT: tl.constexpr, NEW: tl.constexpr,
 ):  # fmt: skip
     """One program: the R queries that read one key head, and one share of its keys."""
     i, share = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -31,7 +74,7 @@ def shares_kernel(
     asked = (r < R)[:, None] & (f < K)[None, :]
     q = tl.load(q_ptr + (i * R + r)[:, None] * K + f[None, :], mask=asked, other=0.0)
     q = q.to(tl.float32) if EXACT else q
-    count = tl.minimum(tl.load(count_ptr + row), m).to(tl.int32)
+    count = tl.minimum(tl.load(count_ptr + row) + NEW, m).to(tl.int32)
     each = tl.cdiv(tl.cdiv(count, TILE), SHARES) * TILE
     first = share * each
     last = tl.minimum(first + each, count)
@@ -70,11 +113,11 @@ def shares_kernel(
 
 @triton.jit
 def join_kernel(
-    mixed_ptr, top_ptr, total_ptr, y_ptr,
-    R: tl.constexpr, V: tl.constexpr, R_PAD: tl.constexpr, V_PAD: tl.constexpr,
-    SHARES: tl.constexpr,
+    mixed_ptr, top_ptr, total_ptr, y_ptr, count_ptr,
+    G: tl.constexpr, R: tl.constexpr, V: tl.constexpr, R_PAD: tl.constexpr, V_PAD: tl.constexpr,
+    SHARES: tl.constexpr, NEW: tl.constexpr,
 ):  # fmt: skip
-    """One program: one query, all shares of its keys."""
+    """One program: one query, all shares of its keys. A row's first one counts the new token."""
     i, r = tl.program_id(0).to(tl.int64), tl.program_id(1)
     s, o = tl.arange(0, SHARES), tl.arange(0, V_PAD)
     at = (i * SHARES + s) * R_PAD + r
@@ -84,12 +127,17 @@ def join_kernel(
     mixed = tl.load(mixed_ptr + at[:, None] * V_PAD + o[None, :])
     y = tl.sum(weight[:, None] * mixed, 0) / total
     tl.store(y_ptr + (i * R + r) * V + o, y.to(y_ptr.dtype.element_ty), mask=o < V)
+    counts = (i % G == 0) & (r == 0) & (NEW > 0)
+    tl.store(count_ptr + i // G, tl.load(count_ptr + i // G) + NEW, mask=counts)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, count: Tensor, exact: bool) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, count: Tensor, scale: float, exact: bool, new: int = 0
+) -> Tensor:
     """y (b h v) of q (b h k), k (b m g k), v (b m g v), of which the first count (b,) slots count.
 
-    exact: widen what is loaded to float32, which the interpreter needs of bfloat16.
+    exact: widen what is loaded to float32, which the interpreter needs of bfloat16. new: slots that
+    count beside, and are counted in the end.
     """
     (b, h, size), (m, g), width = q.shape, k.shape[1:3], v.shape[3]
     k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (k, v))
@@ -102,13 +150,40 @@ def attend(q: Tensor, k: Tensor, v: Tensor, count: Tensor, exact: bool) -> Tenso
     top, total = torch.empty(2, b * g, shares, r_pad, **wide)
     y = q.new_empty(b, h, width)
     shares_kernel[(b * g, shares)](
-        q.contiguous(), k, v, count, mixed, top, total, size**-0.5, m,
+        q.contiguous(), k, v, count, mixed, top, total, scale, m,
         *k.stride()[:3], *v.stride()[:3], G=g, R=h // g, K=size, V=width,
-        R_PAD=r_pad, K_PAD=k_pad, V_PAD=v_pad, SHARES=shares, TILE=TILE, EXACT=exact,
+        R_PAD=r_pad, K_PAD=k_pad, V_PAD=v_pad, SHARES=shares, TILE=TILE, EXACT=exact, NEW=new,
         num_warps=4, num_stages=3,
     )  # fmt: skip
     join_kernel[(b * g, h // g)](
-        mixed, top, total, y, R=h // g, V=width, R_PAD=r_pad, V_PAD=v_pad, SHARES=shares,
-        num_warps=4,
+        mixed, top, total, y, count, G=g, R=h // g, V=width, R_PAD=r_pad, V_PAD=v_pad,
+        SHARES=shares, NEW=new, num_warps=4,
     )  # fmt: skip
     return y
+
+
+def step_(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    position: Tensor,
+    rates: Tensor | None,
+    scale: float,
+    exact: bool,
+) -> Tensor:
+    """y (b h v) of a token's q (b h k), k (b g k), v (b g v); keys, values, position move on.
+
+    rates (b n): in float64, how far the pairs of q and k turn from one position to the next.
+    """
+    (b, h, size), (m, g), width = q.shape, keys.shape[1:3], values.shape[3]
+    q, k, v = (x.contiguous() for x in (q, k, v))
+    asked = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    enter_kernel[(b, h + g)](
+        q, k, v, rates, asked, keys, values, position, m,
+        *keys.stride()[:3], *values.stride()[:3], H=h, G=g, K=size, V=width,
+        N=0 if rates is None else rates.shape[1],
+        K_PAD=triton.next_power_of_2(size), V_PAD=triton.next_power_of_2(width), num_warps=1,
+    )  # fmt: skip
+    return attend(asked, keys, values, position, scale, exact, new=1)

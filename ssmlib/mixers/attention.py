@@ -75,7 +75,8 @@ class Attention(nn.Module):
 
     def hold(self, state: KVCache, room: int) -> RingCache:
         """The cache as a place for `step_`, with room for so many more tokens, or the window's."""
-        return to_ring(state, room, self.config.window)
+        rates = None if self.config.base is None else self.rates(state.k.device)
+        return to_ring(state, room, self.config.window, rates)
 
     def step_(self, x: Tensor, state: RingCache) -> Tensor:
         """One token x (b 1 d) to y, with its key and value written over `state`.
@@ -89,28 +90,23 @@ class Attention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, state: KVCache | None
     ) -> tuple[Tensor, KVCache]:
         """From what the projections made, (b t h*k) and (b t g*k), to y and the longer cache."""
-        start, t = 0 if state is None else state.position, q.shape[1]
-        _check_length(start + t, self.config.max_length)
-        positions = torch.arange(start, start + t, device=q.device)
-        y, state = attend_cached(*self._heads(q, k, v, positions), state, self.config.window)
+        c, start, t = self.config, 0 if state is None else state.position, q.shape[1]
+        _check_length(start + t, c.max_length)
+        q, k, v = (p.unflatten(2, (-1, self.head_dim)) for p in (q, k, v))
+        if c.base is not None:
+            positions, rates = torch.arange(start, start + t, device=q.device), self.rates(q.device)
+            q, k = rotate(q, positions, rates=rates), rotate(k, positions, rates=rates)
+        if c.scale is not None:
+            q = q * (c.scale * sqrt(self.head_dim))
+        y, state = attend_cached(q, k, v, state, c.window)
         return self.o_proj(y.flatten(2)), state
 
     def attend_(self, q: Tensor, k: Tensor, v: Tensor, state: RingCache) -> Tensor:
         """The same for one token of each row, with the cache written over; returns y."""
-        heads = self._heads(q, k, v, state.position[:, None])
-        y = attend_ring_(*(x.squeeze(1) for x in heads), state, self.config.window)
-        return self.o_proj(y.flatten(1)[:, None])
-
-    def _heads(
-        self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As heads (b t h k), q and k turned to their positions (t,) or (b t), q scaled."""
         c = self.config
-        q, k, v = (p.unflatten(2, (-1, self.head_dim)) for p in (q, k, v))
-        if c.base is not None:
-            rates = self.rates(q.device)
-            q, k = rotate(q, positions, rates=rates), rotate(k, positions, rates=rates)
-        return (q if c.scale is None else q * (c.scale * sqrt(self.head_dim))), k, v
+        heads = (p.unflatten(2, (-1, self.head_dim)).squeeze(1) for p in (q, k, v))
+        y = attend_ring_(*heads, state, c.window, c.scale)
+        return self.o_proj(y.flatten(1)[:, None])
 
     def rates(self, device: torch.device) -> Tensor:
         """How far each pair of a head's features turns from one position to the next."""
