@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ssmlib.bench.cell import Cell
+from ssmlib.bench.cell import Cell, captured
 from ssmlib.bench.scan import peers
 from ssmlib.bench.timing import working_dtype
 from ssmlib.selective_scan import selective_scan, selective_scan_step, selective_scan_step_
@@ -95,7 +95,8 @@ def selective_cell(shape: Shape, provider: str, which: str, device: torch.device
 def step_cell(shape: Shape, provider: str, device: torch.device) -> Cell:
     """One token: its state, in float32, is read and written; x, dt, z and y are small beside it.
 
-    The timed calls update one state in place again and again; the checked one starts afresh.
+    The timed calls update one state in place again and again, as a CUDA graph, which is how a model
+    decodes; the checked one starts afresh.
     """
     b, d, _, n = shape
     ours, dtype = provider == "ssmlib", working_dtype(device)
@@ -122,7 +123,7 @@ def step_cell(shape: Shape, provider: str, device: torch.device) -> Cell:
         return selective_scan_step(x, dt, wide[0], B, C, wide[1], z, wide[2], True, **how)[:1]
 
     e = b * d
-    return Cell(
+    cell = Cell(
         labels=labels("decode", provider, "step", shape, dtype),
         flops=0,
         n_bytes=e * (8 * n + 4 * dtype.itemsize),
@@ -135,6 +136,7 @@ def step_cell(shape: Shape, provider: str, device: torch.device) -> Cell:
         special=e * (n + 4),
         lanes=e * (4 * n + 14),
     )
+    return captured(cell)
 
 
 def parameters(

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from ssmlib.bench.cell import Cell, Setting, ceiling_row, fill
+from ssmlib.bench.cell import Cell, Setting, captured, ceiling_row, fill
 from ssmlib.bench.ssd import block, compare, peers
-from ssmlib.bench.ssd.scans import SHAPES, STEPS, Shape, captured, ssd_cell, step_cell
+from ssmlib.bench.ssd.scans import SHAPES, STEPS, Shape, ssd_cell, step_cell
 from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import ceilings, default_device
 
@@ -96,7 +96,7 @@ def _cells(quick: bool, device: torch.device) -> Iterator[Cell]:
                 made.append(_tuned(ssd_cell(shape, which, device, by, provider=name)))
             yield from made
             if device.type == "cuda" and shape in (*GRAPHS, *TINY):
-                yield from map(captured, made)
+                yield from (captured(cell, experiment="ssd graph") for cell in made)
     for shape in (Shape(2, 1, 4, 16, 2, 4),) if quick else STEPS:
         for provider in filter(None, ("ssmlib", peer)):
             yield step_cell(shape, provider, device)

@@ -1,13 +1,12 @@
 """Cells of state space duality, with softplus, bias and D: whole sequences, and one token."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ssmlib.bench.cell import Cell
+from ssmlib.bench.cell import Cell, captured
 from ssmlib.bench.ssd import peers
 from ssmlib.bench.timing import working_dtype
 from ssmlib.ssd import ssd, ssd_step, ssd_step_
@@ -117,40 +116,11 @@ def ssd_cell(shape: Shape, which: str, device: torch.device, by: Op = ours, **la
     )
 
 
-def captured(cell: Cell) -> Cell:
-    """The same work replayed as a CUDA graph, where launching kernels takes the host no time."""
-    held: dict[int, tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]] = {}
-
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        if inputs[0].data_ptr() not in held:
-            held.clear()
-            held[inputs[0].data_ptr()] = _capture(cell.run, inputs)
-        graph, made = held[inputs[0].data_ptr()]
-        graph.replay()
-        return made
-
-    return replace(cell, labels=cell.labels | {"experiment": "ssd graph"}, run=run)
-
-
-def _capture(
-    run: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]
-) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # what is allocated once, and compiled, is so before
-        for _ in range(2):
-            run(*inputs)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        made = run(*inputs)
-    return graph, made
-
-
 def step_cell(shape: Shape, provider: str, device: torch.device) -> Cell:
     """One token: its state, in float32, is read and written; the rest is small beside it.
 
-    The timed calls update one state in place again and again; the checked one starts afresh.
+    The timed calls update one state in place again and again, as a CUDA graph, which is how a model
+    decodes; the checked one starts afresh.
     """
     b, _, h, p, g, n = shape
     ours, dtype = provider == "ssmlib", working_dtype(device)
@@ -172,7 +142,7 @@ def step_cell(shape: Shape, provider: str, device: torch.device) -> Cell:
         return ssd_step(x, dt, wide[0], B, C, wide[1], None, wide[2], True, state=state)[:1]
 
     small = b * (2 * h * p + h + 2 * g * n) * dtype.itemsize
-    return Cell(
+    cell = Cell(
         labels=labels_of("ssd decode", shape, "step", dtype) | {"provider": provider},
         flops=0,
         n_bytes=8 * b * h * p * n + small,
@@ -184,6 +154,7 @@ def step_cell(shape: Shape, provider: str, device: torch.device) -> Cell:
         truth=truth,
         lanes=6 * b * h * p * n,
     )
+    return captured(cell)
 
 
 def parameters(h: int, device: torch.device, learned: bool) -> tuple[Tensor, Tensor, Tensor]:
