@@ -271,6 +271,7 @@ from ssmlib.bench.assembly import compiled
 from ssmlib.kernels.ssd import forward, layout, step
 
 layout.processors = lambda device: 132
+layout.fetches = lambda device: CAPABILITY >= 90
 
 
 def call(p, n, dtype, chunk_size, pack=None):

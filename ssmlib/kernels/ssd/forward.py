@@ -12,19 +12,29 @@ from ssmlib.kernels.ssd.parts import decays, locate, row_of
 
 
 @triton.jit
+def tokens(v, pointer, begin, q, k, here, is_k, i, head, offset, pitch, TILES, Q, WIDTH, OPERAND):
+    """A tile (Q WIDTH) of v (b t h k): by its description, or from a pointer to its first row."""
+    if TILES:
+        return v.load([i, begin, head, offset]).reshape(Q, WIDTH)
+    else:
+        at = pointer + q[:, None] * pitch + k[None, :]
+        return tl.load(at, mask=here[:, None] & is_k[None, :], other=0.0).to(OPERAND)
+
+
+@triton.jit
 def chunks_kernel(
-    x_ptr,
-    b_ptr,
-    c_ptr,
+    x,
+    B,
+    C,
     step_ptr,
     log_ptr,
     d_ptr,
-    z_ptr,
+    z,
     start_ptr,
     cu_ptr,
-    y_ptr,
+    y,
     last_ptr,
-    saved_ptr,
+    saved,
     sequences,
     t,
     segments,
@@ -52,106 +62,120 @@ def chunks_kernel(
     Q: tl.constexpr,
     KEEP: tl.constexpr,
     STAGES: tl.constexpr,
+    TILES: tl.constexpr,
+    BY_CHANNEL: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One program: WIDTH channels of a head, one segment of a sequence, Q tokens a turn.
 
-    y_ptr None: only the state after the segment is wanted, and none of a sequence's last one.
+    x, B, C, z, y and saved are pointers, or with TILES descriptions of their tiles. y None: only
+    the state after the segment is wanted, and none of a sequence's last one. A sum over tokens j is
+    a product with (p j) on the left, so that y comes out as (p i) beside the state (p n): then the
+    state is read from registers, and of a chunk's products only L ∘ G has to be laid out anew.
     """
     blocks: tl.constexpr = (P + WIDTH - 1) // WIDTH
     head, line = tl.program_id(0) // blocks, tl.program_id(1)
     i, first, length, begin = locate(cu_ptr, line, sequences, t, segments, segment)
     end = tl.minimum(begin + segment, length)
-    if begin >= length or (y_ptr is None and end == length):
+    if begin >= length or (y is None and end == length):
         return
-    channel = (tl.program_id(0) % blocks) * WIDTH + tl.arange(0, WIDTH)
+    offset = (tl.program_id(0) % blocks) * WIDTH
+    channel = offset + tl.arange(0, WIDTH)
     n = tl.arange(0, N_PAD)
     q = tl.arange(0, Q)
-    causal = q[:, None] >= q[None, :]
+    causal = q[:, None] <= q[None, :]
     is_p, is_n = channel < P, n < N
-    at_state = channel[None, :] * N + n[:, None]  # of (p n)
-    real = is_p[None, :] & is_n[:, None]
-    h = tl.zeros((N_PAD, WIDTH), tl.float32)
+    real = is_p[:, None] & is_n[None, :]
+    at_state = channel[:, None] * N + n[None, :]
+    h = tl.zeros((WIDTH, N_PAD), tl.float32)
     if start_ptr is not None:
         start_ptr += (line.to(tl.int64) * H + head) * (P * N)
         h = tl.load(start_ptr + at_state, mask=real, other=0.0).to(tl.float32)
 
-    row = i.to(tl.int64) if cu_ptr is None else first * 0
-    now = begin.to(tl.int64) if cu_ptr is None else first + begin
     group = head // per_group
-    x_ptr += row * x_b + now * x_t + tl.cast(head, tl.int64) * x_h
-    b_ptr += row * b_b + now * b_t + tl.cast(group, tl.int64) * b_g
-    c_ptr += row * c_b + now * c_t + tl.cast(group, tl.int64) * c_g
-    at = row_of(cu_ptr, first, H) + tl.cast(head, tl.int64) * t + begin
-    step_ptr += at
-    log_ptr += at
-    y_ptr_here = y_ptr
-    if y_ptr is not None:
-        y_ptr_here += ((first + begin) * H + head) * P
-    if z_ptr is not None:
-        z_ptr += row * z_b + now * z_t + tl.cast(head, tl.int64) * z_h
+    of_head = row_of(cu_ptr, first, H) + tl.cast(head, tl.int64) * t + begin
+    step_ptr += of_head
+    log_ptr += of_head
+    x_ptr, b_ptr, c_ptr, y_ptr, z_ptr = x, B, C, y, z
+    if not TILES:
+        row = i.to(tl.int64) if cu_ptr is None else first * 0
+        token = begin.to(tl.int64) if cu_ptr is None else first + begin
+        x_ptr += row * x_b + token * x_t + tl.cast(head, tl.int64) * x_h
+        b_ptr += row * b_b + token * b_t + tl.cast(group, tl.int64) * b_g
+        c_ptr += row * c_b + token * c_t + tl.cast(group, tl.int64) * c_g
+        if y is not None:
+            y_ptr += ((first + begin) * H + head) * P
+        if z is not None:
+            z_ptr += row * z_b + token * z_t + tl.cast(head, tl.int64) * z_h
     if d_ptr is not None:
-        skip = tl.load(d_ptr + head * d_h + channel * d_p, mask=is_p, other=0.0).to(tl.float32)
-    if saved_ptr is not None:
-        at = slot(cu_ptr, first, i, t, KEEP) + begin // KEEP
-        saved_ptr += (at * H + head) * (N * P)
+        if BY_CHANNEL:
+            skip = tl.load(d_ptr + head * d_h + channel * d_p, mask=is_p, other=0.0)
+        else:
+            skip = tl.load(d_ptr + head * d_h)
+        skip = skip.to(tl.float32)
+    if saved is not None:
+        kept = (slot(cu_ptr, first, i, t, KEEP) + begin // KEEP) * H + head
 
     for done in tl.range(0, end - begin, Q, num_stages=STAGES):
         left = end - begin - done
         here = q < left
+        now = begin + done
         step = tl.load(step_ptr + done + q, mask=here, other=0.0)
         log = tl.load(log_ptr + done + q, mask=here, other=0.0)
         total = tl.load(log_ptr + done + tl.minimum(left, Q) - 1)
         log = tl.where(here, log, total)
-        x = tl.load(
-            x_ptr + q[:, None] * x_t + channel[None, :],
-            mask=here[:, None] & is_p[None, :],
-            other=0.0,
-        ).to(OPERAND)
-        B = tl.load(
-            b_ptr + q[:, None] * b_t + n[None, :], mask=here[:, None] & is_n[None, :], other=0.0
-        ).to(OPERAND)
-        x_ptr += x_t * Q
-        b_ptr += b_t * Q
-        if saved_ptr is not None and done % KEEP == 0:
-            kept = saved_ptr + n[:, None] * P + channel[None, :]
-            tl.store(kept, h.to(saved_ptr.dtype.element_ty), mask=real)
-            saved_ptr += H * (N * P)
-        if y_ptr is not None:
-            C = tl.load(
-                c_ptr + q[:, None] * c_t + n[None, :],
-                mask=here[:, None] & is_n[None, :],
-                other=0.0,
-            ).to(OPERAND)
-            c_ptr += c_t * Q
-            G = tl.dot(C, tl.trans(B), input_precision=PRECISION)
-            between = tl.where(causal, log[:, None] - log[None, :], float("-inf"))
-            mixing = (G * tl.exp2(between) * step[None, :]).to(OPERAND)
-            y = tl.dot(C, h.to(OPERAND), input_precision=PRECISION) * tl.exp2(log)[:, None]
-            y = tl.dot(mixing, x, y, input_precision=PRECISION)
-            if d_ptr is not None:
-                y += skip[None, :] * x.to(tl.float32)
-            if z_ptr is not None:
-                z = tl.load(
-                    z_ptr + q[:, None] * z_t + channel[None, :],
-                    mask=here[:, None] & is_p[None, :],
-                    other=0.0,
-                ).to(tl.float32)
-                z_ptr += z_t * Q
-                y *= z * sigmoid(z)
-            tl.store(
-                y_ptr_here + q[:, None] * (H * P) + channel[None, :],
-                y.to(y_ptr.dtype.element_ty),
-                mask=here[:, None] & is_p[None, :],
-            )
-            y_ptr_here += H * P * Q
+        u = tokens(
+            x, x_ptr, now, q, channel, here, is_p, i, head, offset, x_t, TILES, Q, WIDTH, OPERAND
+        )
+        b = tokens(B, b_ptr, now, q, n, here, is_n, i, group, 0, b_t, TILES, Q, N_PAD, OPERAND)
+        if saved is not None and done % KEEP == 0:
+            if TILES:
+                state = tl.trans(h.to(OPERAND)).reshape(1, N_PAD, WIDTH)
+                saved.store([kept.to(tl.int32), 0, offset], state)
+            else:
+                at = saved + kept * (N * P) + n[None, :] * P + channel[:, None]
+                tl.store(at, h.to(saved.dtype.element_ty), mask=real)
+            kept += H
+        if y is not None:
+            c = tokens(C, c_ptr, now, q, n, here, is_n, i, group, 0, c_t, TILES, Q, N_PAD, OPERAND)
+            G = tl.dot(b, tl.trans(c), input_precision=PRECISION)  # (j i)
+            between = tl.where(causal, log[None, :] - log[:, None], float("-inf"))
+            mixing = G * tl.exp2(between) * step[:, None]
+            if d_ptr is not None and not BY_CHANNEL:
+                mixing += tl.where(q[:, None] == q[None, :], skip, 0.0)
+            out = tl.dot(h.to(OPERAND), tl.trans(c), input_precision=PRECISION)
+            out *= tl.exp2(log)[None, :]
+            out = tl.dot(tl.trans(u), mixing.to(OPERAND), out, input_precision=PRECISION)
+            out = tl.trans(out)
+            if d_ptr is not None and BY_CHANNEL:
+                out += skip[None, :] * u.to(tl.float32)
+            if z is not None:
+                gate = tokens(
+                    z, z_ptr, now, q, channel, here, is_p, i, head, offset, z_t,
+                    TILES, Q, WIDTH, tl.float32,
+                ).to(tl.float32)  # fmt: skip
+                out *= gate * sigmoid(gate)
+            if TILES:
+                y.store([i, now, head, offset], out.to(OPERAND).reshape(1, Q, 1, WIDTH))
+            else:
+                at = y_ptr + q[:, None] * (H * P) + channel[None, :]
+                mask = here[:, None] & is_p[None, :]
+                tl.store(at, out.to(y.dtype.element_ty), mask=mask)
         rest = step * tl.exp2(total - log)
-        fed = (x.to(tl.float32) * rest[:, None]).to(OPERAND)
-        h = tl.dot(tl.trans(B), fed, h * tl.exp2(total), input_precision=PRECISION)
-    if y_ptr is None or end == length:
-        out = line if y_ptr is None else i
-        last_ptr += (out.to(tl.int64) * H + head) * (P * N)
+        fed = (tl.trans(u).to(tl.float32) * rest[None, :]).to(OPERAND)
+        h = tl.dot(fed, b, h * tl.exp2(total), input_precision=PRECISION)
+        if not TILES:
+            x_ptr += x_t * Q
+            b_ptr += b_t * Q
+            if y is not None:
+                c_ptr += c_t * Q
+                y_ptr += H * P * Q
+            if z is not None:
+                z_ptr += z_t * Q
+    if y is None or end == length:
+        out_line = line if y is None else i
+        last_ptr += (out_line.to(tl.int64) * H + head) * (P * N)
         tl.store(last_ptr + at_state, h, mask=real)
 
 
@@ -244,6 +268,15 @@ def launch(
     saved: Tensor | None,
 ) -> None:
     grid = (plan.h * triton.cdiv(plan.p, tile.width), plan.slots)
+    strides = [*x.stride()[:3], *((0, 0, 0) if z is None else z.stride()[:3])]
+    strides += [*B.stride()[:3], *C.stride()[:3], *layout.skip_strides(D)]
+    tiles = plan.cu_seqlens is None and plan.fetches
+    tiles = tiles and all(plan.describable(v) for v in (x, B, C, z, y, saved))
+    if tiles:
+        x, z, y = (plan.describe(v, 1, tile.chunk, 1, tile.width) for v in (x, z, y))
+        B, C = (plan.describe(v, 1, tile.chunk, 1, plan.n_pad) for v in (B, C))
+        by_head = None if saved is None else saved.flatten(0, 1)
+        saved = plan.describe(by_head, 1, plan.n_pad, tile.width)
     chunks_kernel[grid](
         x,
         B,
@@ -263,11 +296,7 @@ def launch(
         plan.segment,
         plan.h,
         plan.h // plan.g,
-        *x.stride()[:3],
-        *((0, 0, 0) if z is None else z.stride()[:3]),
-        *B.stride()[:3],
-        *C.stride()[:3],
-        *layout.skip_strides(D),
+        *strides,
         P=plan.p,
         N=plan.n,
         N_PAD=plan.n_pad,
@@ -275,6 +304,8 @@ def launch(
         Q=tile.chunk,
         KEEP=KEEP,
         STAGES=tile.stages,
+        TILES=tiles,
+        BY_CHANNEL=D is not None and D.ndim == 2,
         OPERAND=plan.operand,
         PRECISION=plan.precision,
         num_warps=tile.warps,

@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ssmlib.backends import interpreting
 
@@ -86,6 +87,22 @@ class Plan(NamedTuple):
         """How float32 operands are multiplied: as three products of their halves, not cut off."""
         return "tf32x3" if self.dtype == torch.float32 else "tf32"
 
+    def describable(self, v: Tensor | None) -> bool:
+        """Whether the hardware can fetch tiles of v by their coordinates, in the right dtype."""
+        if v is None:
+            return True
+        strides = (stride * v.itemsize % 16 == 0 for stride in v.stride()[:-1])
+        return v.dtype == self.dtype and all(strides) and v.data_ptr() % 16 == 0
+
+    @property
+    def fetches(self) -> bool:
+        """Whether there is such hardware; interpreted, where operands are as they are kept."""
+        return self.dtype == torch.float32 if interpreting() else fetches(self.device)
+
+    def describe(self, v: Tensor | None, *block: int) -> TensorDescriptor | None:
+        """v in such tiles; what a tile has beyond v is read as zeros, and not written."""
+        return None if v is None else TensorDescriptor.from_tensor(v, list(block))
+
     def states(self, rows: int) -> Tensor:
         size = (rows, self.h, self.p, self.n)
         return torch.empty(size, dtype=torch.float32, device=self.device)
@@ -139,8 +156,8 @@ def tile(x: Tensor, B: Tensor, C: Tensor, chunk_size: int | None) -> Tile:
     """A state of 2^13 numbers fills half the registers of four warps."""
     n_pad, p_pad = (max(16, triton.next_power_of_2(v)) for v in (B.shape[3], x.shape[3]))
     width = min(p_pad, 64, 2**13 // n_pad)
-    chunk = 64 if kept_dtype(x, B, C) != torch.float32 else 32
-    return Tile(chunk if chunk_size is None else min(chunk, chunk_size), width, 4, 2)
+    chunk = 32
+    return Tile(chunk if chunk_size is None else min(chunk, chunk_size), width, 4, 3)
 
 
 def segment(x: Tensor, B: Tensor, cu_seqlens: Tensor | None, tile: Tile) -> int:
@@ -170,3 +187,7 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def fetches(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
