@@ -12,6 +12,7 @@ from ssmlib.attention import (
     attention_reference,
     attention_tiled,
     attention_torch,
+    rotary_rates,
     rotate,
     visible,
 )
@@ -440,3 +441,17 @@ def test_refusals_of_rotate(seeded):
         rotate(x, torch.tensor(3))
     with pytest.raises(ValueError, match=r"positions: expected real numbers, got dtype torch.co"):
         rotate(x, positions + 1j)
+
+
+def test_rates_turn_as_a_base_does_and_leave_the_rest(seeded):
+    x, at = seeded.normal(2, 5, 3, 8), torch.tensor([0, 1, 2, 70, 9000])
+    assert_close(rotate(x, at, rates=rotary_rates(8, 500.0)), rotate(x, at, 500.0))
+    part = rotate(x, at, rates=rotary_rates(6))
+    assert_close(part[..., :6], rotate(x[..., :6], at))
+    assert torch.equal(part[..., 6:], x[..., 6:])
+    with pytest.raises(
+        ValueError, match="rates: expected at most 4, one for each pair of x, got 5"
+    ):
+        rotate(x, at, rates=rotary_rates(10))
+    with pytest.raises(ValueError, match="size: expected an even number, got 5"):
+        rotary_rates(5)

@@ -20,6 +20,8 @@ ABLATIONS = {
     "only C": {"selective": ("C",)},
     "constant dt": {"selective": ("B", "C")},
     "time invariant": {"selective": ()},
+    "learned norms": {"norms": "learned", "bias": True},
+    "plain norms": {"norms": "plain", "conv_bias": False},
     "bare": {"conv_width": None, "gated": False, "selective": (), "expand": 1, "state_size": 1},
 }
 
@@ -107,21 +109,34 @@ def by_the_book(mixer, x):
     rank = p["dt_proj.weight"].shape[1]
     past, h, ys = x.new_zeros(b, e, p["conv1d.weight"].shape[-1]), x.new_zeros(b, e, n), []
     for i in range(t):
-        u, z = (p["in_proj.weight"] @ x[:, i, :, None])[..., 0].tensor_split(2, dim=1)
+        u = (p["in_proj.weight"] @ x[:, i, :, None])[..., 0] + p.get("in_proj.bias", 0)
+        u, z = u.tensor_split(2, dim=1)
         past = torch.cat([past[..., 1:], u[..., None]], dim=2)
-        u = (past * p["conv1d.weight"][:, 0]).sum(2) + p["conv1d.bias"]
+        u = (past * p["conv1d.weight"][:, 0]).sum(2) + p.get("conv1d.bias", 0)
         u = u * torch.sigmoid(u)
         low, B, C = (u @ p["x_proj.weight"].T).split([rank, n, n], dim=1)
+        if mixer.config.norms is not None:
+            low, B, C = (v / (v.square().mean(1, True) + 1e-6).sqrt() for v in (low, B, C))
+        if mixer.config.norms == "learned":
+            low, B, C = (
+                v * p[f"{name}_layernorm.weight"]
+                for v, name in zip((low, B, C), ("dt", "b", "c"), strict=True)
+            )
         dt = torch.log1p(torch.exp(low @ p["dt_proj.weight"].T + p["dt_proj.bias"]))
         decay = torch.exp(-dt[..., None] * p["A_log"].exp())
         h = decay * h + (dt * u)[..., None] * B[:, None]
         y = (h * C[:, None]).sum(2) + p["D"] * u
-        ys.append((y * z * torch.sigmoid(z)) @ p["out_proj.weight"].T)
+        y = (y * z * torch.sigmoid(z)) @ p["out_proj.weight"].T
+        ys.append(y + p.get("out_proj.bias", 0))
     return torch.stack(ys, dim=1)
 
 
-def test_the_layer_is_its_equations(seeded):
-    mixer, x = layer(), seeded.normal(2, 9, 6)
+@pytest.mark.parametrize("name", ["whole", "learned norms", "plain norms"])
+def test_the_layer_is_its_equations(name, seeded):
+    mixer, x = layer(**ABLATIONS[name]), seeded.normal(2, 9, 6)
+    with torch.no_grad():  # so that no weight is 1 by its start alone
+        for p in mixer.parameters():
+            p.add_(0.2 * torch.randn_like(p))
     assert_close(mixer(x)[0], by_the_book(mixer, x))
 
 
@@ -280,6 +295,8 @@ class TestAgainstTransformers:
         ({"dt_max": 1e-4}, "dt_max: expected a finite number >= 0.001, got 0.0001"),
         ({"selective": ("dt", "A")}, r"selective: expected a tuple of dt, B, C, got \('dt', 'A'\)"),
         ({"selective": "B"}, "selective: expected a tuple of dt, B, C, got 'B'"),
+        ({"norms": "rms"}, "norms: expected None, 'plain' or 'learned', got 'rms'"),
+        ({"norm_eps": -1.0}, "norm_eps: expected a finite number >= 0, got -1.0"),
     ],
 )
 def test_bad_configurations_are_refused(changes, message):

@@ -13,6 +13,7 @@ KINDS = {
     "groups": {"groups": 2},
     "norm before gate": {"groups": 2, "norm_before_gate": True},
     "wide skip, biases": {"wide_skip": True, "bias": True},
+    "limited steps": {"dt_limit": (0.02, 0.05)},
     "no bias at all": {"conv_bias": False, "conv_width": 2},
 }
 TINY = {
@@ -108,6 +109,7 @@ def by_the_book(mixer, x):
         u = u.view(b, h, -1)
         B, C = (M.view(b, g, n).repeat_interleave(h // g, 1) for M in (B, C))
         dt = torch.log1p(torch.exp(dt + p["dt_bias"]))[..., None]
+        dt = dt if c.dt_limit is None else dt.clamp(*c.dt_limit)
         decay = torch.exp(-dt * p["A_log"].exp()[:, None])
         S = decay[..., None] * S + (dt * u)[..., None] * B[:, :, None]
         skip = p["D"] if p["D"].ndim == 2 else p["D"][:, None]
@@ -234,6 +236,7 @@ class TestAgainstTransformers:
         ({"conv_width": 1}, "conv_width: expected a whole number >= 2 <= 16, got 1"),
         ({"dt_min": 1e-5}, "dt_min: expected a finite number >= 0.0001, got 1e-05"),
         ({"dt_max": 1e-4}, "dt_max: expected a finite number >= 0.001, got 0.0001"),
+        ({"dt_limit": (0.2, 0.1)}, r"dt_limit: expected 0 <= low < high, got \(0.2, 0.1\)"),
         ({"A_min": 0.0}, "A_min: expected a finite number >= 1e-06, got 0.0"),
         ({"A_max": 0.5}, "A_max: expected a finite number >= 1, got 0.5"),
     ],

@@ -131,6 +131,7 @@ def _check_sizes(d: int, c: AttentionConfig) -> tuple[int, int]:
         if int(size * c.rotated) % 2 or not int(size * c.rotated):
             told = "an even number of rotated features in a head"
             raise ValueError(f"rotated: expected {told}, got {int(size * c.rotated)} of {size}")
+        rotary_rates(2, c.base, c.scaling)  # refuses what it could not turn by
     if c.scale is not None:
         check_number(low=1e-9, scale=c.scale)
     return kv_heads, size
