@@ -119,7 +119,7 @@ def test_time_steps_are_those_that_the_layers_took(seeded):
     assert steps.shape == (2, 2, 5, 8)
     assert torch.equal(steps, torch.stack(taken[:2]))
     with pytest.raises(ValueError, match="model: expected a Mamba layer, got none"):
-        delta_over_text(ModelConfig(256, 4, "-", legend).build(), tokens)
+        delta_over_text(ModelConfig(256, 4, "-", {"-": legend["-"]}).build(), tokens)
 
 
 @pytest.mark.parametrize(
