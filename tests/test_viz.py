@@ -30,6 +30,7 @@ from ssmlib.viz import (
     scan_tree,
     selection_dial,
     selection_text,
+    ssd_blocks,
     state_heatmap,
 )
 from ssmlib.viz.figures import RULES
@@ -47,6 +48,7 @@ MAKE = {
     "s4_kernel": s4_kernel,
     "scan_tree": lambda: scan_tree(SCHEDULES),
     "selection_dial": selection_dial,
+    "ssd_blocks": ssd_blocks,
     "selection_text": lambda: selection_text(
         "a few\nletters of some text", {"one": torch.rand(26) + 0.1, "other": [0.5] * 26}
     ),

@@ -1,8 +1,5 @@
 """The block picture of chapter 07: its counts against the listing's, its words, its refusals."""
 
-import shutil
-import subprocess
-
 import matplotlib as mpl
 import pytest
 import torch
@@ -12,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from ssmlib import plots
 from ssmlib.ssd import ssd_chunked
 from ssmlib.viz import ssd_blocks
-from ssmlib.viz.host import STATIC, source
 from ssmlib.viz.ssd import block_costs, draw_crossover
 
 
@@ -97,13 +93,3 @@ def test_the_record_is_drawn_beside_attention():
 def test_bad_input_is_named(kw, message):
     with pytest.raises(ValueError, match=message):
         ssd_blocks(**kw)
-
-
-def test_the_module_is_one_file_in_anywidgets_form(tmp_path):
-    code = source("ssd_blocks")
-    assert "import " not in code
-    assert code.count("export ") == 1
-    assert len((STATIC / "ssd_blocks.mjs").read_text().splitlines()) <= 300
-    if shutil.which("node"):
-        (tmp_path / "figure.mjs").write_text(code)
-        subprocess.run(["node", "--check", tmp_path / "figure.mjs"], check=True)
