@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ssmlib.convolution import causal_conv1d, causal_conv1d_step_
 from ssmlib.layers import RMSNorm
+from ssmlib.layers.once import once
 from ssmlib.s4.initial import timescales
 from ssmlib.selective_scan import selective_scan, selective_scan_step, selective_scan_step_
 from ssmlib.shapes import check, check_number
@@ -116,7 +117,7 @@ class Mamba(nn.Module):
     def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
         x, z, conv = self._inputs(x, state)
         dt, B, C = self._select(x)
-        A, bias, backend = -torch.exp(_wide(self.A_log)), self._dt_bias(), self.config.backend
+        A, bias, backend = self._rates(), self._dt_bias(), self.config.backend
         if state is None or x.shape[1] > 1:
             before = None if state is None else state.ssm
             y, ssm = selective_scan(
@@ -141,7 +142,7 @@ class Mamba(nn.Module):
             how = {"activation": "silu", "state": state.conv, "backend": self.config.backend}
             x = causal_conv1d_step_(x[:, 0], *self._taps(), **how)[:, None]
         x, dt, B, C, z = (None if v is None else v[:, 0] for v in (x, *self._select(x), z))
-        A, bias, backend = -torch.exp(_wide(self.A_log)), self._dt_bias(), self.config.backend
+        A, bias, backend = self._rates(), self._dt_bias(), self.config.backend
         how = {"state": state.ssm, "backend": backend}
         y = selective_scan_step_(x, dt, A, B, C, self.D, z, bias, True, **how)
         return self.out_proj(y)[:, None]
@@ -200,6 +201,9 @@ class Mamba(nn.Module):
             return getattr(self, f"{name.lower()}_layernorm")(x)
         return F.rms_norm(_wide(x), x.shape[-1:], eps=self.config.norm_eps).to(x.dtype)
 
+    def _rates(self) -> Tensor:
+        return once(self, self.A_log, rates)
+
     def _dt_bias(self) -> Tensor:
         return self.dt_proj.bias if "dt" in self.parts else self.dt_bias
 
@@ -217,6 +221,11 @@ class Mamba(nn.Module):
             raise ValueError(f"state.conv: expected {wanted}, got {came}")
         kept = {"state.conv": (state.conv, f"b {e} {(width or 1) - 1}")}
         check(x=(x, "b t d"), **kept, **{"state.ssm": (state.ssm, f"b {e} {self.d_state}")})
+
+
+def rates(A_log: Tensor) -> Tensor:
+    """A, below 0 whatever an optimizer does to its parameter; float32 or wider."""
+    return -torch.exp(_wide(A_log))
 
 
 def inverse_softplus(y: Tensor) -> Tensor:

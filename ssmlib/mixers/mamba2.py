@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ssmlib.convolution import causal_conv1d, causal_conv1d_step_
 from ssmlib.layers import GatedRMSNorm
-from ssmlib.mixers.mamba import DT_FLOOR, inverse_softplus
+from ssmlib.layers.once import once
+from ssmlib.mixers.mamba import DT_FLOOR, inverse_softplus, rates
 from ssmlib.s4.initial import timescales
 from ssmlib.shapes import check, check_number
 from ssmlib.ssd import ssd, ssd_step, ssd_step_
@@ -147,7 +148,7 @@ class Mamba2(nn.Module):
         return x.unflatten(-1, (self.heads, c.head_dim)), B, C
 
     def _rates(self) -> Tensor:
-        return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+        return once(self, self.A_log, rates)
 
     def _run(
         self,

@@ -1,0 +1,29 @@
+"""What a step of decoding makes of a parameter alone, made once and not at every token."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def once(owner: nn.Module, parameter: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """make(parameter), which the owner keeps until somebody writes to the parameter.
+
+    Where a gradient is wanted, or a compiler looks on, it is made anew: it is a part of the graph.
+    """
+    if (
+        (torch.is_grad_enabled() and parameter.requires_grad)
+        or parameter.is_inference()
+        or torch.compiler.is_compiling()
+        or not isinstance(parameter, nn.Parameter)  # a transform's stand-in, without memory
+        or type(parameter.detach()) is not Tensor
+    ):
+        return make(parameter)
+    key = (parameter.data_ptr(), parameter._version, parameter.dtype, parameter.device, make)
+    kept = owner.__dict__.get("_made_once", {})
+    if key not in kept:
+        made = make(parameter.detach())
+        if parameter.is_cuda and torch.cuda.is_current_stream_capturing():
+            return made  # it is the graph's, and is not made before the graph runs
+        owner.__dict__["_made_once"] = kept = {key: made}  # one: the others are of the past
+    return kept[key]
