@@ -130,6 +130,19 @@ def test_a_step_in_place_is_the_step(pattern, seeded):
     assert state_bytes(model.hold(last, 1)) >= state_bytes(last)
 
 
+@pytest.mark.parametrize("pattern", ["M-2E", "R-w*", "2z"])
+def test_a_model_and_its_step_are_one_graph_for_the_compiler(pattern, seeded):
+    model, tokens = language_model(pattern), seeded.integers(0, 11, 2, 9)
+    whole = torch.compile(model, backend="aot_eager", fullgraph=True)
+    step_ = torch.compile(model.step_, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        want, _ = model(tokens)
+        assert_close(whole(tokens)[0], want)
+        place = model.hold(model(tokens[:, :4])[1], 5)
+        got = [step_(tokens[:, t : t + 1], place) for t in range(4, 9)]
+    assert_close(torch.cat(got, dim=1), want[:, 4:])
+
+
 def test_the_last_logits_alone(seeded):
     model, tokens = language_model(), seeded.integers(0, 11, 2, 9)
     (want, _), (got, state) = model(tokens), model(tokens, keep=2)

@@ -146,7 +146,7 @@ def _slots_reference(q: Tensor, k: Tensor, v: Tensor, count: Tensor, scale: floa
 
 def _slots_torch(q: Tensor, k: Tensor, v: Tensor, count: Tensor, scale: float) -> Tensor:
     mask = None
-    if count.device.type == "cpu":  # the empty slots at the end cost nothing
+    if count.device.type == "cpu" and not torch.compiler.is_compiling():  # empty slots cost nothing
         low, high = (min(x.item(), k.shape[1]) for x in (count.min(), count.max()))
         k, v = k[:, :high], v[:, :high]
         mask = None if low == high else _filled(count, high)[:, None, None]

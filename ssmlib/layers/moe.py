@@ -195,11 +195,16 @@ def dispatch_padded(
 
 
 def _resolve(backend: str, rows: Tensor) -> str:
-    """PyTorch's grouped product where it runs: bfloat16 on a GPU, rows of whole 16 bytes."""
+    """PyTorch's grouped product where it runs: bfloat16 on a GPU, rows of whole 16 bytes.
+
+    Where it does not, a compiler gets the definition, whose shapes depend on no values.
+    """
     if backend != "auto":
         return backend
     able = rows.is_cuda and rows.dtype == torch.bfloat16 and rows.shape[1] % 8 == 0
-    return "grouped" if able and hasattr(F, "grouped_mm") else "torch"
+    if able and hasattr(F, "grouped_mm"):
+        return "grouped"
+    return "reference" if torch.compiler.is_compiling() else "torch"
 
 
 def _gate(x: Tensor, act: Activation) -> Tensor:

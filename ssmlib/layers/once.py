@@ -12,9 +12,9 @@ def once(owner: nn.Module, parameter: Tensor, make: Callable[[Tensor], Tensor]) 
     Where a gradient is wanted, or a compiler looks on, it is made anew: it is a part of the graph.
     """
     if (
-        (torch.is_grad_enabled() and parameter.requires_grad)
+        torch.compiler.is_compiling()
+        or (torch.is_grad_enabled() and parameter.requires_grad)
         or parameter.is_inference()
-        or torch.compiler.is_compiling()
         or not isinstance(parameter, nn.Parameter)  # a transform's stand-in, without memory
         or type(parameter.detach()) is not Tensor
     ):
