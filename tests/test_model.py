@@ -1,5 +1,6 @@
 """ssmlib.model: the picture and its legend, states through all layers, errors that name glyphs."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -270,3 +271,47 @@ def test_inputs_of_a_sequence_model_are_checked():
         sequence_model(d_input=2)(torch.zeros(1, 4, 3).double())
     with pytest.raises(ValueError, match="x: expected ids from 0 to 8, got -1 to -1"):
         sequence_model(vocab_size=9)(torch.full((1, 4), -1))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pattern", [*HYBRIDS, "F2RL*"])
+def test_on_a_gpu(pattern, seeded):
+    """Logits, gradients, pieces and steps in place, by the kernels that run there."""
+    model, tokens = language_model(pattern), seeded.integers(0, 11, 2, 70)
+    twin = copy.deepcopy(model).float().cuda()
+    want, _ = model(tokens)
+    got, _ = twin(tokens.cuda())
+    assert_close(got, want, 1e-4)
+    grads = (
+        torch.autograd.grad(y.square().sum(), list(m.parameters()))
+        for y, m in ((want, model), (got, twin))
+    )
+    for theirs, ours in zip(*grads, strict=True):
+        assert_close(ours, theirs, 1e-3)
+    with torch.no_grad():
+        first, state = twin(tokens[:, :64].cuda())
+        place = twin.hold(state, 6)
+        steps = [twin.step_(tokens[:, t : t + 1].cuda(), place) for t in range(64, 70)]
+    assert_close(torch.cat([first, *steps], dim=1), want, 1e-4)
+
+
+@pytest.mark.gpu
+def test_a_graph_holds_a_step_of_every_mixer(seeded):
+    glyphs = "".join(p for p in PATTERNS if len(p) == 1)
+    model = language_model(glyphs).float().cuda()
+    tokens = seeded.integers(0, 11, 2, 12).cuda()
+    with torch.no_grad():
+        want, _ = model(tokens)
+        place = model.hold(model(tokens[:, :4])[1], 100)
+        token, stream = tokens[:, 4:5].clone(), torch.cuda.Stream()
+        kept = model.hold(model(tokens[:, :4])[1], 100)
+        with torch.cuda.stream(stream):
+            model.step_(token, kept)  # compiles
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            logits = model.step_(token, place)
+        for t in range(4, 12):
+            token.copy_(tokens[:, t : t + 1])
+            graph.replay()
+            assert_close(logits[:, 0], want[:, t], 1e-4)
