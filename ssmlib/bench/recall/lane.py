@@ -8,6 +8,7 @@ lane takes the next one of its case, with the same graph. On a CPU the update ru
 """
 
 import contextlib
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -165,8 +166,10 @@ class Lane:
                 old.copy_(new)
 
     def _record(self) -> None:
-        for _ in range(WARMUP):
-            self._update()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*capturable=True.*")  # it will be, soon
+            for _ in range(WARMUP):
+                self._update()
         self.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
         self.graph.capture_begin(capture_error_mode="thread_local")
