@@ -1,10 +1,33 @@
-"""One token's attention by kernels, as custom operators, which compilers take as they are."""
+"""Rotation and one token's attention by kernels, as operators, which compilers take as they are."""
 
 import torch
 from torch import Tensor
 
 from ssmlib.backends import interpreting
-from ssmlib.kernels import attend
+from ssmlib.kernels import attend, rotate
+
+
+@torch.library.custom_op("ssmlib::rotate", mutates_args=())
+def rotate_by_kernel(x: Tensor, positions: Tensor, rates: Tensor, back: bool) -> Tensor:
+    """x (b t h k) turned to positions (t,) or (b t) by rates (n,), or turned back."""
+    return rotate.rotate(x, positions, rates, back)
+
+
+@rotate_by_kernel.register_fake
+def _(x: Tensor, positions: Tensor, rates: Tensor, back: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _keep(ctx, inputs: tuple, output: Tensor) -> None:
+    _, positions, rates, ctx.back = inputs
+    ctx.save_for_backward(positions, rates)
+
+
+def _differentiate(ctx, dy: Tensor) -> tuple:
+    return rotate_by_kernel(dy, *ctx.saved_tensors, not ctx.back), None, None, None
+
+
+rotate_by_kernel.register_autograd(_differentiate, setup_context=_keep)
 
 
 @torch.library.custom_op("ssmlib::attend_slots", mutates_args=())

@@ -6,6 +6,7 @@ from math import pi
 import torch
 from torch import Tensor
 
+from ssmlib.backends import HAS_TRITON
 from ssmlib.shapes import check, check_floating, check_number
 
 SCALINGS = ("linear", "llama3")
@@ -36,8 +37,8 @@ def rotate(
     and i + k/2, as in Llama's checkpoints, and turns by positions * base^(-2i/k). Su et al. 2021.
     rates: (n,) radians for each position, in place of base's, of `rotary_rates` for instance; with
     2n < k the pairs are those of the first 2n features, and the others stay as they are.
-    Raises ValueError for an odd k, integer x, complex numbers, a base that is not positive, or more
-    rates than pairs.
+    Differentiable in x. Raises ValueError for an odd k, integer x, complex numbers, a base that is
+    not positive, or more rates than pairs.
     """
     pattern = "b t" if isinstance(positions, Tensor) and positions.ndim != 1 else "t"
     check(x=(x, "b t h k"), positions=(positions, pattern), rates=(rates, "n"))
@@ -53,6 +54,10 @@ def rotate(
     if 2 * half > x.shape[-1]:
         pairs = x.shape[-1] // 2
         raise ValueError(f"rates: expected at most {pairs}, one for each pair of x, got {half}")
+    if x.is_cuda and HAS_TRITON and x.dtype != torch.float64:
+        from ssmlib.attention.operators import rotate_by_kernel  # torch compiles: imports triton
+
+        return rotate_by_kernel(x, positions, rates, False)
     angle = (positions.to(rates.dtype).unsqueeze(-1) * rates).unsqueeze(-2)
     exact = torch.promote_types(x.dtype, torch.float32)
     cos, sin = angle.cos().to(exact), angle.sin().to(exact)

@@ -13,19 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssmlib.kernels.rotate import turn, turned
+
 LOG2E = tl.constexpr(1.4426950408889634)
 TILE = 64  # keys at a time
 PROGRAMS = 264  # two for each of an H100's multiprocessors
 MOST_SHARES = 128
-
-
-@triton.jit
-def turned(x_ptr, f, cos, sin, K: tl.constexpr, N: tl.constexpr):
-    """Feature f of x, rotated with its partner n pairs on or back; features from 2 n on as is."""
-    x = tl.load(x_ptr + f, mask=f < K, other=0.0).to(tl.float32)
-    other = tl.where(f < N, f + N, f - N)
-    partner = tl.load(x_ptr + other, mask=f < 2 * N, other=0.0).to(tl.float32)
-    return tl.where(f < 2 * N, x * cos + tl.where(f < N, -partner, partner) * sin, x)
 
 
 @triton.jit
@@ -40,19 +33,16 @@ def enter_kernel(
     f, o = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
     position = tl.load(position_ptr + row)
     cos, sin = 1.0, 0.0
-    if N > 0:  # whole turns are taken off in float64: float32 has no digits left for them
-        rate = tl.load(rates_ptr + row * N + f % N, mask=f < 2 * N, other=0.0)
-        turns = position.to(tl.float64) * (rate * 0.15915494309189535)
-        angle = (turns - tl.floor(turns)).to(tl.float32) * 6.283185307179586
-        cos, sin = tl.cos(angle), tl.sin(angle)
+    if N > 0:
+        cos, sin = turn(position, rates_ptr + row * N, f, N)
     if head < H:
         at = (row * H + head) * K
-        x = turned(q_ptr + at, f, cos, sin, K, N)
+        x = turned(q_ptr + at, f, f < K, cos, sin, N)
         tl.store(asked_ptr + at + f, x.to(asked_ptr.dtype.element_ty), mask=f < K)
     else:
         slot, group = position % m, head - H
         to_key = row * k_row + slot * k_slot + group * k_head
-        x = turned(k_ptr + (row * G + group) * K, f, cos, sin, K, N)
+        x = turned(k_ptr + (row * G + group) * K, f, f < K, cos, sin, N)
         tl.store(keys_ptr + to_key + f, x.to(keys_ptr.dtype.element_ty), mask=f < K)
         v = tl.load(v_ptr + (row * G + group) * V + o, mask=o < V, other=0.0)
         to_value = row * v_row + slot * v_slot + group * v_head
