@@ -1,27 +1,33 @@
-r"""The backward pass, three launches: the gradients of states, those within chunks, those of dt.
+r"""The backward pass: a walk from the end for x and states, and all chunks at once for the rest.
 
-With $\lambda$ for the gradient of a state, $s_i$ for the log decay from a chunk's start to token i,
-and $e^{s_i - s_j}$ for what is left at token i of token j, $\bar y_i$ enters
+With $\lambda_i$ for the gradient of the state after token i, $s_i$ for the log decay from the start
+of a chunk to token i, and c for its last token,
 
 $$\lambda_0 = e^{s_c} \lambda_c + \sum_i e^{s_i} \bar y_i C_i^\top, \qquad
-\bar x_j = \Delta_j \Big( \sum_{i \ge j} e^{s_i - s_j} (B_j^\top C_i) \bar y_i
+\bar x_j = \Delta_j \Big( \sum_{i \ge j} e^{s_i - s_j} (C_i^\top B_j) \bar y_i
 + e^{s_c - s_j} \lambda_c B_j \Big)$$
 
-and the gradients of B and C in the same way. Only the first is a recurrence. `adjoint_kernel` walks
-it, a program for each head, and leaves $\lambda$ every KEEP tokens, where the forward pass has left
-the state. Then `pairs_kernel` does all chunks at once, a program for each half of KEEP tokens,
-which goes through the heads of a group: their gradients of B and C add up in its registers, and
-C Bᵀ is made once. `steps_kernel` turns row and column sums into the gradients of the log decays.
+which is the forward pass from the other end. `adjoint_kernel` walks it, a program for each head,
+and keeps λ every KEEP tokens, where the forward pass has kept states. The gradients of B and C are
+sums over heads, so that a program takes a chunk and goes through the heads of a group:
 
-What each launch moves, in bytes per number of x of s bytes, n states and KEEP = 128:
+$$\bar B_j = \sum_h e^{s_c - s_j} \Delta_j x_j^\top \lambda_c
++ \sum_{i \ge j} \bar G_{ij} C_i, \qquad
+\bar C_i = \sum_h e^{s_i} \bar y_i^\top h_0 + \sum_{j \le i} \bar G_{ij} B_j, \qquad
+\bar G_{ij} = \sum_h e^{s_i - s_j} \Delta_j x_j^\top \bar y_i$$
+
+`pairs_kernel` makes the last of these, `states_kernel` the other two, and both sum up, in float32,
+what the decay between any two tokens means to the loss; `steps_kernel` makes of it the gradients of
+dt and A. What each launch moves, in bytes per number of x of s bytes, with n states and KEEP = 128:
 
 | launch | reads | writes |
 |---|---|---|
-| `adjoint_kernel` | dy: s | states: s n / KEEP |
-| `pairs_kernel` | x, dy: 2 s, states and their gradients: 2 s n / KEEP | dx: s |
+| `adjoint_kernel` | dy: s | dx: s, states: s n / KEEP |
+| `pairs_kernel` | x, dy: 2 s | |
+| `states_kernel` | x, dy: 2 s, states: 2 s n / KEEP | |
 
-With z, each of them reads it too, and the second writes its gradient. Sums are taken in a fixed
-order: the same inputs give the same bits.
+With z, the forward pass is run again for what z gates, and `gate_kernel` makes the gradients of
+both. Sums are taken in a fixed order: the same inputs give the same bits.
 """
 
 from typing import NamedTuple
@@ -29,105 +35,82 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ssmlib.kernels.ssd import layout
 from ssmlib.kernels.ssd.backward_pairs import pairs_kernel
-from ssmlib.kernels.ssd.backward_steps import steps_kernel
-from ssmlib.kernels.ssd.backward_walk import adjoint_kernel
+from ssmlib.kernels.ssd.backward_states import states_kernel
+from ssmlib.kernels.ssd.backward_steps import gate_kernel, steps_kernel
+from ssmlib.kernels.ssd.backward_walk import adjoint_kernel, carry_back_kernel
+from ssmlib.kernels.ssd.forward import forward
 from ssmlib.kernels.ssd.layout import KEEP, Plan
 from ssmlib.kernels.ssd.parts import decays
 
-Q = KEEP // 2  # tokens of a chunk
-HEADS = 16  # of a program of `steps_kernel`
-FULL = 2  # programs of `adjoint_kernel` on a multiprocessor
+HEADS = 8  # of a program of `steps_kernel`
 
 
 class Tile(NamedTuple):
-    """How much of a head's state a program holds, and how."""
+    """States and channels that a program of `states_kernel` or `pairs_kernel` holds, and how."""
 
     n: int
     p: int
     warps: int
     stages: int
-    described: bool = False
+    registers: int | None = None  # of a thread at most, so that more programs fit beside each other
 
     @staticmethod
-    def of(plan: Plan, n: int, p: int, *launch: int) -> "Tile":
+    def of(plan: Plan, n: int, p: int, *launch: int | None) -> "Tile":
         return Tile(min(plan.n_pad, n), min(plan.p_pad, p), *launch)
 
-    def blocks(self, plan: Plan) -> int:
-        """Tiles of one state."""
+    def lanes(self, plan: Plan) -> int:
+        """Tiles of a head."""
         return triton.cdiv(plan.p, self.p) * triton.cdiv(plan.n, self.n)
 
 
-def walk_tile(plan: Plan) -> Tile:
+def states_tile(plan: Plan) -> Tile:
     narrow = plan.dtype.itemsize == 2
-    return Tile.of(plan, 128, 64, 4, 2) if narrow else Tile.of(plan, 64, 32, 4, 1)
+    return Tile.of(plan, 128, 64, 8, 2) if narrow else Tile.of(plan, 64, 32, 8, 1)
 
 
 def pairs_tile(plan: Plan) -> Tile:
     narrow = plan.dtype.itemsize == 2
-    return Tile.of(plan, 128, 64, 8, 2, True) if narrow else Tile.of(plan, 64, 32, 8, 1)
+    return Tile.of(plan, plan.n_pad, 64, 4, 3) if narrow else Tile.of(plan, plan.n_pad, 32, 4, 1)
+
+
+class Tokens(NamedTuple):
+    """The inputs, rows side by side; dy before its gate. Descriptions where hardware takes them."""
+
+    dy: Tensor
+    x: Tensor
+    B: Tensor
+    C: Tensor
+    step: Tensor
+    log: Tensor
 
 
 class Found(NamedTuple):
-    """What `pairs_kernel` leaves to `steps_kernel`; a lane is a head, or a part of one.
+    """What the kernels leave to `steps_kernel`, a lane being one of their tiles of a head.
 
-    itself (b g t): C B of each token with itself. through (2 slots lanes): what goes through a
-    chunk, from the state before to the state after. read (b lanes t): what each token reads of its
-    chunk. sums (b lanes t 4): what it hands on to the state, and to later tokens; what it reads of
-    the state; x times the gradient of y.
+    itself (b g t): C B of each token with itself. pairs (4 b lanes t), see `pairs_kernel`. states
+    (2 b lanes t): what a token leaves to the state, but for its step, and reads of it. through
+    (slots lanes): what goes through a chunk, from the state before to the state after. skip
+    (2 slots h p): the gradient of D of each half of a chunk, if D is (h p).
     """
 
     itself: Tensor
+    pairs: Tensor
+    states: Tensor
     through: Tensor
-    read: Tensor
-    sums: Tensor
+    skip: Tensor | None
 
     @staticmethod
-    def room(plan: Plan, b: int, lanes: int, chunks: int) -> "Found":
-        sizes = (b, plan.g, plan.t), (chunks, lanes), (b, lanes, plan.t), (b, lanes, plan.t, 4)
-        return Found(*(torch.empty(size, device=plan.device) for size in sizes))
-
-
-class Grads(NamedTuple):
-    """Room for what `pairs_kernel` writes: dx, dz, a share of dB and dC for each of the programs
-    that a group's heads are split over, and dD of each chunk, if it is (h p).
-
-    The gradients of x and of what z gates are sums over all states. Where these are more than a
-    program holds, they are taken in turns, and the sums are kept in float32 in between.
-    """
-
-    x: Tensor
-    z: Tensor | None
-    B: Tensor
-    C: Tensor
-    D: Tensor | None
-    x_sum: Tensor | None
-    y_sum: Tensor | None
-
-    @staticmethod
-    def room(
-        x: Tensor,
-        z: Tensor | None,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        chunks: int,
-        splits: int,
-        turns: int,
-    ) -> "Grads":
-        like = {"device": x.device}
-        dx = torch.empty(x.shape, dtype=x.dtype, **like)
-        dz = None if z is None else torch.empty(z.shape, dtype=z.dtype, **like)
-        dtype = B.dtype if splits == 1 else torch.float32
-        dB, dC = (torch.empty(splits, *B.shape, dtype=dtype, **like) for _ in range(2))
+    def room(plan: Plan, b: int, slots: int, D: Tensor | None) -> "Found":
+        pairs, states = (plan.h * f(plan).lanes(plan) for f in (pairs_tile, states_tile))
+        t, g = plan.t, plan.g
+        sizes = (b, g, t), (4, b, pairs, t), (2, b, states, t), (slots, states)
+        rooms = (torch.empty(size, device=plan.device) for size in sizes)
         by_channel = D is not None and D.ndim == 2
-        dD = torch.zeros(chunks, *D.shape, **like) if by_channel else None
-        x_sum = None if turns == 1 else torch.empty(x.shape, **like)
-        y_sum = None if turns == 1 or z is None else torch.empty(x.shape, **like)
-        return Grads(dx, dz, dB, dC, dD, x_sum, y_sum)
+        skip = torch.zeros(2 * slots, *D.shape, device=plan.device) if by_channel else None
+        return Found(*rooms, skip)
 
 
 def backward(
@@ -149,150 +132,211 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, dt, A, B, C, D, z, dt_bias and state, None where the input was.
 
-    `saved` is what `forward` has kept; chunk_size is what the forward pass heeds. Each gradient is
-    in its input's dtype.
+    `saved` is what `forward` has kept. Each gradient is in its input's dtype.
     """
-    plan = Plan.of(x, B, C, cu_seqlens)
     like = (x, dt, A, B, C, D, z, dt_bias, state)
-    dy, d_last = dy.contiguous(), d_last.contiguous()
+    tile = layout.tile(x, B, C, chunk_size)
+    plan = Plan.of(x, B, C, cu_seqlens, layout.segment(x, B, cu_seqlens, tile))
     x, B, C, z = (layout.rows(v) for v in (x, B, C, z))
-    step, log = decays(dt, A, dt_bias, dt_softplus, cu_seqlens, Q)
+    dy, dz, C = dy.contiguous(), None, C.to(B.dtype)
+    if z is not None:
+        packed = (dt_bias, dt_softplus, state, cu_seqlens, chunk_size, False)
+        dy, dz = gate(dy, forward(x, dt, A, B, C, D, None, *packed)[0], z)
+    decay = (dt, A, dt_bias, dt_softplus, cu_seqlens)
+    tokens = Tokens(dy, x, B, C, *decays(*decay, KEEP))
+    logs = decays(*decay, tile.chunk)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     d_state = None if state is None else plan.states(plan.sequences)
-    tile = pairs_tile(plan)
-    wide, chunks = triton.cdiv(plan.p, tile.p), 2 * len(saved)
-    found = Found.room(plan, len(x), plan.h * wide, chunks)
-    splits = splits_of(plan, chunks)
-    grads = Grads.room(x, z, B, C, D, chunks, splits, triton.cdiv(plan.n, tile.n))
-    part = part_of(plan)
-    slots = len(saved) if cu_seqlens is not None else part * triton.cdiv(plan.t, KEEP)
-    adjoint = torch.empty(slots, *saved.shape[1:], dtype=saved.dtype, device=x.device)
+    found = Found.room(plan, len(x), len(saved), D)
+    splits = splits_of(plan, len(saved))
+    dtype = B.dtype if splits == 1 else torch.float32
+    dB, dC = (torch.empty(splits, *B.shape, dtype=dtype, device=x.device) for _ in range(2))
+    start = after_segments(plan, tile, tokens, logs, d_last.contiguous())
+    part = part_of(plan, tile)
     for first in range(0, plan.sequences, part):
         rows = range(first, min(first + part, plan.sequences))
-        walk(plan, rows, dy, C, z, log, d_last, adjoint, d_state)
-        tokens = (dy, x, B, C, D, z, step, log, saved, adjoint)
-        pairs(plan, tile, rows, splits, *tokens, found, grads)
-    ddt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
-    dA, d_bias, dD = (torch.zeros(chunks, plan.h, device=x.device) for _ in range(3))
-    steps_kernel[(chunks, triton.cdiv(plan.h, HEADS))](
-        dt, A, dt_bias, step, log, *found, cu_seqlens, ddt, dA,
-        None if dt_bias is None else d_bias,
-        dD if grads.D is None else None, plan.sequences, plan.t, triton.cdiv(plan.t, KEEP), plan.h,
-        plan.g, *dt.stride(), WIDE=wide, Q=Q, HEADS=HEADS, SOFTPLUS=dt_softplus, num_warps=4,
-    )  # fmt: skip
-    dB, dC = (v[0] if splits == 1 else v.sum(0) for v in (grads.B, grads.C))
-    dD = (dD if grads.D is None else grads.D).sum(0)
-    all_grads = (grads.x, ddt, dA.sum(0), dB, dC, dD, grads.z, d_bias.sum(0), d_state)
+        slots = len(rows) * triton.cdiv(plan.t, KEEP) if cu_seqlens is None else len(saved)
+        adjoint = torch.empty(slots, *saved.shape[1:], dtype=saved.dtype, device=x.device)
+        walk(plan, tile, rows, tokens, logs, D, start, dx, d_state, adjoint)
+        scores = pairs(plan, rows, splits, tokens, found, slots)
+        states(plan, rows, splits, tokens, saved, adjoint, scores, found, dB, dC)
+    ddt, dA, d_bias, dD = steps(plan, dt, A, dt_bias, dt_softplus, tokens.step, found, len(saved))
+    dB, dC = (v[0] if splits == 1 else v.sum(0) for v in (dB, dC))
+    dD = dD if found.skip is None else found.skip.sum(0)
+    grads = (dx, ddt, dA, dB, dC, dD, dz, d_bias, d_state)
     return tuple(
-        None if v is None else grad.to(v.dtype) for grad, v in zip(all_grads, like, strict=True)
+        None if v is None else grad.to(v.dtype) for grad, v in zip(grads, like, strict=True)
     )
 
 
-def splits_of(plan: Plan, chunks: int) -> int:
+def splits_of(plan: Plan, slots: int) -> int:
     """Programs that share the heads of a group in a chunk: more than one where chunks are few."""
     per_group = plan.h // plan.g
-    wanted = min(per_group, triton.cdiv(2 * layout.processors(plan.device), chunks * plan.g))
+    wanted = min(per_group, triton.cdiv(2 * layout.processors(plan.device), slots * plan.g))
     return triton.cdiv(per_group, triton.cdiv(per_group, wanted))
 
 
-def part_of(plan: Plan) -> int:
+def part_of(plan: Plan, tile: layout.Tile) -> int:
     """Sequences that are done at once: as many as fill the GPU, for what is kept of each."""
-    if plan.cu_seqlens is not None:
+    if plan.cu_seqlens is not None or plan.segments > 1:
         return plan.sequences
-    programs = plan.h * walk_tile(plan).blocks(plan)
-    return min(plan.sequences, triton.cdiv(FULL * layout.processors(plan.device), programs))
+    programs = plan.h * triton.cdiv(plan.p, tile.width)
+    return min(plan.sequences, triton.cdiv(2 * layout.processors(plan.device), programs))
+
+
+def gate(dy: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of y and z, from that of y silu(z)."""
+    gated, dz = (torch.empty(y.shape, dtype=v.dtype, device=v.device) for v in (y, z))
+    _, t, h, p = y.shape
+    gate_kernel[(triton.cdiv(y.numel(), 1024),)](
+        dy, y, z, gated, dz, y.numel(), t, *z.stride()[:3], H=h, P=p, SIZE=1024, num_warps=4
+    )
+    return gated, dz
+
+
+def after_segments(
+    plan: Plan,
+    tile: layout.Tile,
+    tokens: Tokens,
+    logs: tuple[Tensor, Tensor],
+    d_last: Tensor,
+) -> Tensor:
+    """The gradient of the state after each segment, from that of the last one of a sequence."""
+    if plan.segments == 1:
+        return d_last
+    start, before = plan.states(plan.slots), plan.states(plan.slots)
+    if plan.cu_seqlens is None:
+        start[plan.segments - 1 :: plan.segments] = d_last
+    else:
+        first, end = plan.cu_seqlens[:-1], plan.cu_seqlens[1:]
+        last = first // plan.segment + (end - first - 1) // plan.segment
+        start[last + torch.arange(plan.sequences, device=plan.device)] = d_last
+    walk(plan, tile, range(plan.sequences), tokens, logs, None, None, None, before, None)
+    size = plan.p * plan.n
+    carry_back_kernel[(triton.cdiv(size, 1024), plan.sequences * plan.h)](
+        logs[1], start, before, plan.cu_seqlens, plan.t, plan.segment, plan.h, size, Q=tile.chunk,
+        CHUNKS=triton.next_power_of_2(plan.segment // tile.chunk), WIDTH=1024, num_warps=4,
+    )  # fmt: skip
+    return start
 
 
 def walk(
     plan: Plan,
+    tile: layout.Tile,
     rows: range,
-    dy: Tensor,
-    C: Tensor,
-    z: Tensor | None,
-    log: Tensor,
-    d_last: Tensor,
-    adjoint: Tensor,
-    d_state: Tensor | None,
+    tokens: Tokens,
+    logs: tuple[Tensor, Tensor],
+    D: Tensor | None,
+    start: Tensor | None,
+    dx: Tensor | None,
+    before: Tensor | None,
+    adjoint: Tensor | None,
 ) -> None:
-    """Fill adjoint, as the forward pass has kept states, and the gradient of the first state.
+    """Fill dx, adjoint and the gradient of the first state, for these rows of the batch, or all.
 
-    Of these rows of the batch; all sequences, if they are packed.
+    Without dx, fill `before` with what the gradient before a segment is if that after it is zero.
     """
-    tile = walk_tile(plan)
-    adjoint_kernel[(plan.h * tile.blocks(plan), len(rows))](
-        dy, C, z, log, d_last, plan.cu_seqlens, adjoint, d_state, rows[0], plan.t, plan.h,
-        plan.h // plan.g, *C.stride()[:3], *((0, 0, 0) if z is None else z.stride()[:3]),
-        P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, Q=Q, KEEP=KEEP, STAGES=tile.stages,
+    dy, B, C = tokens.dy, tokens.B, tokens.C
+    strides = (*B.stride()[:3], *C.stride()[:3], *layout.skip_strides(D))
+    tiles = described(plan, dy, B, C, dx)
+    if tiles:
+        dy, dx = (plan.describe(v, 1, tile.chunk, 1, tile.width) for v in (dy, dx))
+        B, C = (plan.describe(v, 1, tile.chunk, 1, plan.n_pad) for v in (B, C))
+        adjoint = None if adjoint is None else by_head(plan, adjoint, plan.n_pad, tile.width)
+    lines = len(rows) * plan.segments if plan.cu_seqlens is None else plan.slots
+    adjoint_kernel[(plan.h * triton.cdiv(plan.p, tile.width), lines)](
+        dy, B, C, *logs, D, start, plan.cu_seqlens, dx, before, adjoint, rows[0] * plan.segments,
+        plan.sequences, plan.t, plan.segments, plan.segment, plan.h, plan.h // plan.g, *strides,
+        P=plan.p, N=plan.n, N_PAD=plan.n_pad, WIDTH=tile.width, Q=tile.chunk, KEEP=KEEP,
+        STAGES=tile.stages, TILES=tiles, BY_CHANNEL=D is not None and D.ndim == 2,
         OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
     )  # fmt: skip
 
 
-def pairs(
+def pairs(plan: Plan, rows: range, splits: int, tokens: Tokens, found: Found, slots: int) -> Tensor:
+    """Fill found; return the gradients of C Bᵀ in each chunk, (slots g splits KEEP KEEP)."""
+    tile, (dy, x, B, C, step, log) = pairs_tile(plan), tokens
+    scores = torch.empty(slots, plan.g, splits, KEEP, KEEP, device=plan.device)
+    strides = (*x.stride()[:3], *B.stride()[:3], *C.stride()[:3])
+    tiles = described(plan, dy, x)
+    if tiles:
+        dy, x = (plan.describe(v, 1, KEEP // 2, 1, tile.p) for v in (dy, x))
+    per_group, chunks = plan.h // plan.g, triton.cdiv(plan.t, KEEP)
+    first = rows[0] * chunks if plan.cu_seqlens is None else 0
+    pairs_kernel[(3 * slots, plan.g * splits)](
+        dy, x, B, C, step, log, plan.cu_seqlens, scores, found.itself, found.pairs, found.skip, first,
+        plan.sequences, plan.t, chunks, plan.h, plan.g, per_group, splits,
+        triton.cdiv(per_group, splits), found.pairs[0].numel(), *strides, P=plan.p, N=plan.n,
+        N_PAD=tile.n, WIDTH=tile.p, Q=KEEP // 2, STAGES=tile.stages, TILES=tiles,
+        OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
+        maxnreg=tile.registers,
+    )  # fmt: skip
+    return scores
+
+
+def states(
     plan: Plan,
-    tile: Tile,
     rows: range,
     splits: int,
-    dy: Tensor,
-    x: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    step: Tensor,
-    log: Tensor,
+    tokens: Tokens,
     saved: Tensor,
     adjoint: Tensor,
+    scores: Tensor,
     found: Found,
-    grads: Grads,
+    dB: Tensor,
+    dC: Tensor,
 ) -> None:
-    """Fill found and grads, for these rows of the batch; all sequences, if they are packed."""
-    t, h, per_group, slots = plan.t, plan.h, plan.h // plan.g, triton.cdiv(plan.t, KEEP)
-    first, kept = rows[0] * slots, len(rows) * slots
-    if plan.cu_seqlens is not None:
-        first, kept = 0, len(saved)
-    scores = torch.empty(2 * kept, plan.g * splits, Q, Q, device=plan.device)
-    strides = (*x.stride()[:3], *((0, 0, 0) if z is None else z.stride()[:3]))
-    dx, dz, dB, dC, dD, x_sum, y_sum = grads
-    C = C.to(B.dtype)
-    tiles = tile.described and whole_tiles(plan, tile, dy, x, z)
+    """Fill found, dB and dC (splits b t g n), for these rows of the batch, or all."""
+    tile, (dy, x, B, C, step, log) = states_tile(plan), tokens
+    strides = (*x.stride()[:3], *B.stride()[:3], *C.stride()[:3])
+    slots, per_group, chunks = len(adjoint), plan.h // plan.g, triton.cdiv(plan.t, KEEP)
+    first = rows[0] * chunks if plan.cu_seqlens is None else 0
+    tiles = described(plan, dy, x)
     if tiles:
-        dy, x, z, dx, dz = (token_tiles(plan, tile, v) for v in (dy, x, z, dx, dz))
-        saved, adjoint = (state_tiles(tile, v) for v in (saved, adjoint))
-    for n in range(0, plan.n, tile.n):
-        pairs_kernel[(2 * kept, plan.g * splits)](
-            dy, x, B, C, D, z, step, log, saved, adjoint, plan.cu_seqlens, scores, dx, dz, dB, dC,
-            dD, *found, x_sum, y_sum, first, plan.sequences, t, slots, h, plan.g, per_group,
-            splits, triton.cdiv(per_group, splits), len(step) * t, *strides, *B.stride()[:3],
-            *C.stride()[:3], *layout.skip_strides(D), n, P=plan.p, N=plan.n, N_PAD=tile.n,
-            WIDTH=tile.p, Q=Q, TILES=tiles, BY_CHANNEL=dD is not None, FIRST=n == 0,
-            LAST=n + tile.n >= plan.n, STAGES=tile.stages, OPERAND=plan.operand,
-            PRECISION=plan.precision, num_warps=tile.warps,
-        )  # fmt: skip
+        dy, x = (plan.describe(v, 1, KEEP, 1, tile.p) for v in (dy, x))
+        saved, adjoint = (by_head(plan, v, tile.n, tile.p) for v in (saved, adjoint))
+    deep = triton.cdiv(plan.n, tile.n)
+    rows_of_all = dB[0].numel() // (plan.g * plan.n)
+    states_kernel[(2 * slots, plan.g * deep * splits)](
+        dy, x, B, C, step, log, saved, adjoint, plan.cu_seqlens, scores, found.through,
+        found.states, dB, dC, first, plan.sequences, plan.t, chunks, plan.h, plan.g, per_group,
+        splits, triton.cdiv(per_group, splits), splits, found.states[0].numel(), rows_of_all,
+        *strides, P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, KEEP=KEEP, STAGES=tile.stages,
+        TILES=tiles, OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
+        maxnreg=tile.registers,
+    )  # fmt: skip
 
 
-def whole_tiles(plan: Plan, tile: Tile, *tokens: Tensor | None) -> bool:
-    """Whether all tiles of these, and of states, are whole, and can be described to hardware."""
-    if plan.cu_seqlens is not None or plan.t % KEEP or plan.p % tile.p or plan.n % tile.n:
-        return False
-    return all(
-        v.stride(2) == plan.p
-        and (v.stride(0) == plan.t * v.stride(1) or len(v) == 1)
-        and v.stride(1) % 8 == 0
-        and v.data_ptr() % 16 == 0
-        and v.dtype == plan.dtype
-        for v in tokens
-        if v is not None
-    )
+def steps(
+    plan: Plan,
+    dt: Tensor,
+    A: Tensor,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    step: Tensor,
+    found: Found,
+    slots: int,
+) -> tuple[Tensor, ...]:
+    """The gradients of dt, A, dt_bias and of D (h,)."""
+    ddt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
+    sums = torch.zeros(3, slots, plan.h, device=dt.device)
+    pairs, states = (f(plan).lanes(plan) for f in (pairs_tile, states_tile))
+    steps_kernel[(slots, triton.cdiv(plan.h, HEADS))](
+        dt, A.contiguous(), None if dt_bias is None else dt_bias.contiguous(), step, found.itself,
+        found.pairs, found.states, found.through, plan.cu_seqlens, ddt, *sums, plan.sequences,
+        plan.t, triton.cdiv(plan.t, KEEP), plan.h, plan.g, found.pairs[0].numel(),
+        found.states[0].numel(), *dt.stride(), PAIRS=pairs, STATES=states, KEEP=KEEP, HEADS=HEADS,
+        SOFTPLUS=dt_softplus, num_warps=4,
+    )  # fmt: skip
+    return ddt, *(v.sum(0) for v in sums)
 
 
-def token_tiles(plan: Plan, tile: Tile, v: Tensor | None) -> TensorDescriptor | None:
-    """v (b t h p) in tiles of Q tokens of one head."""
-    if v is None:
-        return None
-    size, pitch = [len(v) * plan.t, plan.h * plan.p], v.stride(1)
-    return TensorDescriptor(v, size, [pitch, 1], [Q, tile.p])
+def described(plan: Plan, *tensors: Tensor | None) -> bool:
+    """Whether the hardware fetches tiles of all of these by their coordinates."""
+    able = plan.cu_seqlens is None and plan.fetches and plan.p * plan.dtype.itemsize % 16 == 0
+    return able and all(plan.describable(v) for v in tensors)
 
 
-def state_tiles(tile: Tile, v: Tensor) -> TensorDescriptor:
+def by_head(plan: Plan, states: Tensor, n: int, p: int) -> object:
     """States (slots h n p) in tiles of one head."""
-    p = v.shape[3]
-    return TensorDescriptor(v, [v.numel() // p, p], [p, 1], [tile.n, tile.p])
+    return plan.describe(states.flatten(0, 1), 1, n, p)
