@@ -132,8 +132,30 @@ def test_segments_side_by_side(pack, without, seeded, monkeypatch):
     inputs = draw(seeded, 1, 1100, 1, 3, 1, 2, s=s, without=without, dt=-5.0)
     cu_seqlens = None if pack is None else torch.tensor(pack)
     tile = layout.tile(*(inputs[k] for k in "xBC"), None)
-    assert layout.segment(inputs["x"], inputs["B"], cu_seqlens, tile) < 1100 - KEEP
+    assert layout.cut(inputs["x"], cu_seqlens, tile)[0] < 1100 - KEEP
     same_as_the_definition(inputs, pack)
+
+
+@pytest.mark.parametrize("without", [(), ("state", "D", "z")])
+def test_segments_one_after_the_other(without, seeded, monkeypatch):
+    inputs = draw(seeded, 2, 1100, 3, 20, 1, 2, without=without, dt=-5.0)
+    monkeypatch.setattr(layout, "cut", lambda x, cu_seqlens, tile: (3 * KEEP, True))
+    same_as_the_definition(inputs)
+
+
+@pytest.mark.parametrize(
+    ("s", "h", "t", "segments", "relays"),
+    [
+        (8, 64, 4096, 1, False),
+        (4, 80, 8192, 4, True),
+        (8, 24, 2048, 1, False),
+        (1, 64, 2**16, 4, False),
+    ],
+)
+def test_what_is_cut(s, h, t, segments, relays, monkeypatch):
+    monkeypatch.setattr(layout, "processors", lambda device: 132)
+    x = torch.empty(s, 1, h, 64).expand(s, t, h, 64)
+    assert layout.cut(x, None, layout.Tile(32, 64, 4, 3)) == (t // segments, relays)
 
 
 def test_strided_inputs(seeded):
@@ -356,7 +378,7 @@ class TestOnAGPU:
     def test_segments_side_by_side(self, seeded):
         inputs = draw(seeded, 1, 4099, 2, 64, 1, 64, dtype=torch.bfloat16, dt=-5.0)
         tile = layout.tile(*(inputs[k] for k in "xBC"), None)
-        assert layout.segment(inputs["x"], inputs["B"], None, tile) < 4099 - KEEP
+        assert layout.cut(inputs["x"], None, tile)[0] < 4099 - KEEP
         same_as_the_definition(inputs)
 
     @pytest.mark.parametrize("mean", [-12.0, -8.0, 5.0])

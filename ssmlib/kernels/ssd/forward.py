@@ -35,6 +35,7 @@ def chunks_kernel(
     y,
     last_ptr,
     saved,
+    relay_ptr,
     sequences,
     t,
     segments,
@@ -73,14 +74,24 @@ def chunks_kernel(
     the state after the segment is wanted, and none of a sequence's last one. A sum over tokens j is
     a product with (p j) on the left, so that y comes out as (p i) beside the state (p n): then the
     state is read from registers, and of a chunk's products only L ∘ G has to be laid out anew.
+
+    With relay_ptr, a segment starts from what the one before it left: relay counts the programs
+    that have begun, in whose order the work is taken up, and then has a flag for each of them. So
+    whatever a program waits for was begun before it.
     """
     blocks: tl.constexpr = (P + WIDTH - 1) // WIDTH
-    head, line = tl.program_id(0) // blocks, tl.program_id(1)
+    block, line = tl.program_id(0), tl.program_id(1)
+    if relay_ptr is not None:
+        ticket = tl.atomic_add(relay_ptr, 1)
+        block, line = ticket % (H * blocks), ticket // (H * blocks)
+        line = line % sequences * segments + line // sequences
+        relay_ptr += 1 + line * (H * blocks) + block
+    head = block // blocks
     i, first, length, begin = locate(cu_ptr, line, sequences, t, segments, segment)
     end = tl.minimum(begin + segment, length)
     if begin >= length or (y is None and end == length):
         return
-    offset = (tl.program_id(0) % blocks) * WIDTH
+    offset = (block % blocks) * WIDTH
     channel = offset + tl.arange(0, WIDTH)
     n = tl.arange(0, N_PAD)
     q = tl.arange(0, Q)
@@ -90,6 +101,9 @@ def chunks_kernel(
     at_state = channel[:, None] * N + n[None, :]
     h = tl.zeros((WIDTH, N_PAD), tl.float32)
     if start_ptr is not None:
+        if relay_ptr is not None and begin > 0:
+            while tl.atomic_add(relay_ptr, 0, sem="acquire") == 0:
+                pass
         start_ptr += (line.to(tl.int64) * H + head) * (P * N)
         h = tl.load(start_ptr + at_state, mask=real, other=0.0).to(tl.float32)
 
@@ -173,6 +187,10 @@ def chunks_kernel(
                 y_ptr += H * P * Q
             if z is not None:
                 z_ptr += z_t * Q
+    if relay_ptr is not None and end < length:
+        tl.store(start_ptr + H * (P * N) + at_state, h, mask=real)
+        tl.debug_barrier()
+        tl.atomic_xchg(relay_ptr + H * blocks, 1, sem="release")
     if y is None or end == length:
         out_line = line if y is None else i
         last_ptr += (out_line.to(tl.int64) * H + head) * (P * N)
@@ -234,7 +252,7 @@ def forward(
     Arguments as in `ssd`. A chunk has `chunk_size` tokens where a program can hold that many.
     """
     tile = layout.tile(x, B, C, chunk_size)
-    plan = Plan.of(x, B, C, cu_seqlens, layout.segment(x, B, cu_seqlens, tile))
+    plan = Plan.of(x, B, C, cu_seqlens, *layout.cut(x, cu_seqlens, tile))
     x, B, C, z = (layout.rows(v) for v in (x, B, C, z))
     step, log = decays(dt, A, dt_bias, dt_softplus, cu_seqlens, tile.chunk)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -242,13 +260,17 @@ def forward(
     saved = torch.empty(size, dtype=plan.dtype, device=x.device)
     last = plan.states(plan.sequences)
     start = None if state is None else state.contiguous()
-    tokens = (x, B, C, step, log)
+    tokens, relay = (x, B, C, step, log), None
     if plan.segments > 1:
-        start, end = plan.starts(start), plan.states(plan.slots)
-        launch(plan, tile, *tokens, None, None, start=None, y=None, last=end, saved=None)
-        carry(plan, tile, log, start, end)
+        start = plan.starts(start)
+        if plan.relays:
+            relay = plan.relay(tile)
+        else:
+            end = plan.states(plan.slots)
+            launch(plan, tile, *tokens, None, None, None, None, end, None, None)
+            carry(plan, tile, log, start, end)
     kept = saved if needs_grad else None
-    launch(plan, tile, *tokens, D, z, start=start, y=y, last=last, saved=kept)
+    launch(plan, tile, *tokens, D, z, start, y, last, kept, relay)
     return y, last, saved
 
 
@@ -266,6 +288,7 @@ def launch(
     y: Tensor | None,
     last: Tensor,
     saved: Tensor | None,
+    relay: Tensor | None,
 ) -> None:
     grid = (plan.h * triton.cdiv(plan.p, tile.width), plan.slots)
     strides = [*x.stride()[:3], *((0, 0, 0) if z is None else z.stride()[:3])]
@@ -290,6 +313,7 @@ def launch(
         y,
         last,
         saved,
+        relay,
         plan.sequences,
         plan.t,
         plan.segments,

@@ -1,6 +1,7 @@
 """How the work is cut up, what is kept for the backward pass, and which strides a kernel takes."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,8 @@ from ssmlib.backends import interpreting
 KEEP = 128  # tokens between two states that the forward pass keeps
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST = 256  # p and n that fit into a program
-ENOUGH = 1.0  # programs on a multiprocessor with which a sequence stays whole
-FULL = 2  # programs that fit on one
+FULL = 2  # programs that run on a multiprocessor at once
+ENOUGH = 0.5  # of such a round, with which a sequence stays whole
 FAR = 2**24  # strides from which the offsets within a chunk would not fit into 32 bits
 
 
@@ -48,10 +49,16 @@ class Plan(NamedTuple):
     segments: int
     segment: int
     cu_seqlens: Tensor | None
+    relays: bool = False  # a segment waits for the one before it
 
     @staticmethod
     def of(
-        x: Tensor, B: Tensor, C: Tensor, cu_seqlens: Tensor | None, segment: int | None = None
+        x: Tensor,
+        B: Tensor,
+        C: Tensor,
+        cu_seqlens: Tensor | None,
+        segment: int | None = None,
+        relays: bool = False,
     ) -> "Plan":
         """segment: tokens, a multiple of KEEP; None leaves sequences whole."""
         (b, t, h, p), (g, n) = x.shape, B.shape[2:]
@@ -59,7 +66,7 @@ class Plan(NamedTuple):
         segment = up_to(t, KEEP) if segment is None else segment
         segments = triton.cdiv(t, segment)
         dtype = kept_dtype(x, B, C)
-        return Plan(x.device, dtype, s, t, h, p, g, n, segments, segment, cu_seqlens)
+        return Plan(x.device, dtype, s, t, h, p, g, n, segments, segment, cu_seqlens, relays)
 
     @property
     def slots(self) -> int:
@@ -106,6 +113,11 @@ class Plan(NamedTuple):
     def states(self, rows: int) -> Tensor:
         size = (rows, self.h, self.p, self.n)
         return torch.empty(size, dtype=torch.float32, device=self.device)
+
+    def relay(self, tile: Tile) -> Tensor:
+        """A counter, and a flag for each program."""
+        programs = self.slots * self.h * triton.cdiv(self.p, tile.width)
+        return torch.zeros(1 + programs, dtype=torch.int32, device=self.device)
 
     def starts(self, state: Tensor | None) -> Tensor:
         """Room for what each segment starts from, filled in for the first one of each sequence."""
@@ -155,20 +167,34 @@ def saved_shape(
 def tile(x: Tensor, B: Tensor, C: Tensor, chunk_size: int | None) -> Tile:
     """A state of 2^13 numbers fills half the registers of four warps."""
     n_pad, p_pad = (max(16, triton.next_power_of_2(v)) for v in (B.shape[3], x.shape[3]))
-    width = min(p_pad, 64, 2**13 // n_pad)
-    chunk = 32
-    return Tile(chunk if chunk_size is None else min(chunk, chunk_size), width, 4, 3)
+    if kept_dtype(x, B, C) == torch.float32:
+        chunk, width, states, stages = 16, 32, 2**12, 2
+    else:
+        chunk, width, states, stages = 32, 64, 2**13, 3
+    chunk = chunk if chunk_size is None else min(chunk, chunk_size)
+    return Tile(chunk, min(p_pad, width, states // n_pad), 4, stages)
 
 
-def segment(x: Tensor, B: Tensor, cu_seqlens: Tensor | None, tile: Tile) -> int:
-    """Tokens of a segment: all, unless that were too few programs; then enough for FULL of them."""
+def cut(x: Tensor, cu_seqlens: Tensor | None, tile: Tile) -> tuple[int, bool]:
+    """Tokens of a segment, and whether segments are a relay.
+
+    Where there are too few programs for one round of all multiprocessors, segments run side by
+    side: a first pass finds what each makes of a state, for about two thirds of the work again.
+    Where there are rounds, of which the last would leave many idle, segments make for more and
+    shorter ones, and each waits for the one before it, which has mostly been over for long.
+    """
     s, t, h, p = x.shape
     s = s if cu_seqlens is None else len(cu_seqlens) - 1
-    programs = s * h * triton.cdiv(p, tile.width) / processors(x.device)
-    segments = 1
-    if programs < ENOUGH and t >= 8 * KEEP:
-        segments = min(triton.cdiv(t, 4 * KEEP), max(2, round(FULL / programs)))
-    return up_to(triton.cdiv(t, segments), KEEP)
+    rounds = s * h * triton.cdiv(p, tile.width) / (FULL * processors(x.device))
+    segments, relays = 1, False
+    if rounds < ENOUGH and t >= 8 * KEEP:
+        segments = min(triton.cdiv(t, 4 * KEEP), max(2, round(1 / rounds)))
+    elif rounds > 1 and cu_seqlens is None:
+        few = min(8, max(1, t // (8 * KEEP)))
+        loss = {k: math.ceil(k * rounds) / (k * rounds) for k in range(1, few + 1)}
+        segments = next(k for k in loss if loss[k] < 1.05 or loss[k] == min(loss.values()))
+        relays = segments > 1
+    return up_to(triton.cdiv(t, segments), KEEP), relays
 
 
 def skip_strides(D: Tensor | None) -> tuple[int, int]:
