@@ -136,7 +136,7 @@ def backward(
     """
     like = (x, dt, A, B, C, D, z, dt_bias, state)
     tile = layout.tile(x, B, C, chunk_size)
-    plan = Plan.of(x, B, C, cu_seqlens, layout.segment(x, B, cu_seqlens, tile))
+    plan = Plan.of(x, B, C, cu_seqlens, segment_of(x, cu_seqlens, tile))
     x, B, C, z = (layout.rows(v) for v in (x, B, C, z))
     dy, dz, C = dy.contiguous(), None, C.to(B.dtype)
     if z is not None:
@@ -148,17 +148,17 @@ def backward(
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     d_state = None if state is None else plan.states(plan.sequences)
     found = Found.room(plan, len(x), len(saved), D)
-    splits = splits_of(plan, len(saved))
+    part = part_of(plan, tile)
+    slots = part * triton.cdiv(plan.t, KEEP) if cu_seqlens is None else len(saved)
+    splits = shares(plan, 2 * slots * plan.g * triton.cdiv(plan.n, states_tile(plan).n), 1.9)
     dtype = B.dtype if splits == 1 else torch.float32
     dB, dC = (torch.empty(splits, *B.shape, dtype=dtype, device=x.device) for _ in range(2))
     start = after_segments(plan, tile, tokens, logs, d_last.contiguous())
-    part = part_of(plan, tile)
+    adjoint = torch.empty(slots, *saved.shape[1:], dtype=saved.dtype, device=x.device)
     for first in range(0, plan.sequences, part):
         rows = range(first, min(first + part, plan.sequences))
-        slots = len(rows) * triton.cdiv(plan.t, KEEP) if cu_seqlens is None else len(saved)
-        adjoint = torch.empty(slots, *saved.shape[1:], dtype=saved.dtype, device=x.device)
         walk(plan, tile, rows, tokens, logs, D, start, dx, d_state, adjoint)
-        scores = pairs(plan, rows, splits, tokens, found, slots)
+        scores = pairs(plan, rows, tokens, found, slots)
         states(plan, rows, splits, tokens, saved, adjoint, scores, found, dB, dC)
     ddt, dA, d_bias, dD = steps(plan, dt, A, dt_bias, dt_softplus, tokens.step, found, len(saved))
     dB, dC = (v[0] if splits == 1 else v.sum(0) for v in (dB, dC))
@@ -169,24 +169,37 @@ def backward(
     )
 
 
-def splits_of(plan: Plan, slots: int) -> int:
-    """Programs that share the heads of a group in a chunk: more than one where chunks are few."""
-    per_group = plan.h // plan.g
-    wanted = min(per_group, triton.cdiv(2 * layout.processors(plan.device), slots * plan.g))
-    return triton.cdiv(per_group, triton.cdiv(per_group, wanted))
+def segment_of(x: Tensor, cu_seqlens: Tensor | None, tile: layout.Tile) -> int:
+    """Tokens of a segment of the walk: all, or where there are few programs, fewer."""
+    s, t, h, p = x.shape
+    s = s if cu_seqlens is None else len(cu_seqlens) - 1
+    rounds = s * h * triton.cdiv(p, tile.width) / (layout.FULL * layout.processors(x.device))
+    if rounds >= 0.5 or t < 8 * KEEP:
+        return layout.up_to(t, KEEP)
+    segments = min(triton.cdiv(t, 4 * KEEP), max(2, round(1 / rounds)))
+    return layout.up_to(triton.cdiv(t, segments), KEEP)
 
 
 def part_of(plan: Plan, tile: layout.Tile) -> int:
     """Sequences that are done at once: as many as fill the GPU, for what is kept of each."""
     if plan.cu_seqlens is not None or plan.segments > 1:
         return plan.sequences
-    programs = plan.h * triton.cdiv(plan.p, tile.width)
-    return min(plan.sequences, triton.cdiv(2 * layout.processors(plan.device), programs))
+    programs = plan.sequences * plan.h * triton.cdiv(plan.p, tile.width)
+    parts = max(1, round(programs / (layout.FULL * layout.processors(plan.device))))
+    return triton.cdiv(plan.sequences, parts)
+
+
+def shares(plan: Plan, programs: int, wanted: float) -> int:
+    """Programs that share the heads of a group, where there are fewer than wanted for each SM."""
+    per_group = plan.h // plan.g
+    splits = min(per_group, triton.cdiv(round(wanted * layout.processors(plan.device)), programs))
+    return triton.cdiv(per_group, triton.cdiv(per_group, splits))
 
 
 def gate(dy: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of y and z, from that of y silu(z)."""
-    gated, dz = (torch.empty(y.shape, dtype=v.dtype, device=v.device) for v in (y, z))
+    """The gradients of y and z, from that of y silu(z); y may be written over."""
+    gated = torch.empty_like(y)
+    dz = y if y.dtype == z.dtype else torch.empty(y.shape, dtype=z.dtype, device=z.device)
     _, t, h, p = y.shape
     gate_kernel[(triton.cdiv(y.numel(), 1024),)](
         dy, y, z, gated, dz, y.numel(), t, *z.stride()[:3], H=h, P=p, SIZE=1024, num_warps=4
@@ -253,9 +266,15 @@ def walk(
     )  # fmt: skip
 
 
-def pairs(plan: Plan, rows: range, splits: int, tokens: Tokens, found: Found, slots: int) -> Tensor:
-    """Fill found; return the gradients of C Bᵀ in each chunk, (slots g splits KEEP KEEP)."""
+def pairs(plan: Plan, rows: range, tokens: Tokens, found: Found, slots: int) -> Tensor:
+    """Fill found, for these rows of the batch, or all. Return the gradients of C Bᵀ in each chunk.
+
+    These are (slots g splits KEEP KEEP), to be added up over the splits.
+    """
+    if plan.cu_seqlens is None:
+        slots = len(rows) * triton.cdiv(plan.t, KEEP)
     tile, (dy, x, B, C, step, log) = pairs_tile(plan), tokens
+    splits = shares(plan, 3 * slots * plan.g, 8)
     scores = torch.empty(slots, plan.g, splits, KEEP, KEEP, device=plan.device)
     strides = (*x.stride()[:3], *B.stride()[:3], *C.stride()[:3])
     tiles = described(plan, dy, x)
@@ -264,8 +283,8 @@ def pairs(plan: Plan, rows: range, splits: int, tokens: Tokens, found: Found, sl
     per_group, chunks = plan.h // plan.g, triton.cdiv(plan.t, KEEP)
     first = rows[0] * chunks if plan.cu_seqlens is None else 0
     pairs_kernel[(3 * slots, plan.g * splits)](
-        dy, x, B, C, step, log, plan.cu_seqlens, scores, found.itself, found.pairs, found.skip, first,
-        plan.sequences, plan.t, chunks, plan.h, plan.g, per_group, splits,
+        dy, x, B, C, step, log, plan.cu_seqlens, scores, found.itself, found.pairs, found.skip,
+        first, plan.sequences, plan.t, chunks, plan.h, plan.g, per_group, splits,
         triton.cdiv(per_group, splits), found.pairs[0].numel(), *strides, P=plan.p, N=plan.n,
         N_PAD=tile.n, WIDTH=tile.p, Q=KEEP // 2, STAGES=tile.stages, TILES=tiles,
         OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
@@ -289,7 +308,7 @@ def states(
     """Fill found, dB and dC (splits b t g n), for these rows of the batch, or all."""
     tile, (dy, x, B, C, step, log) = states_tile(plan), tokens
     strides = (*x.stride()[:3], *B.stride()[:3], *C.stride()[:3])
-    slots, per_group, chunks = len(adjoint), plan.h // plan.g, triton.cdiv(plan.t, KEEP)
+    slots, per_group, chunks = len(scores), plan.h // plan.g, triton.cdiv(plan.t, KEEP)
     first = rows[0] * chunks if plan.cu_seqlens is None else 0
     tiles = described(plan, dy, x)
     if tiles:
@@ -300,10 +319,10 @@ def states(
     states_kernel[(2 * slots, plan.g * deep * splits)](
         dy, x, B, C, step, log, saved, adjoint, plan.cu_seqlens, scores, found.through,
         found.states, dB, dC, first, plan.sequences, plan.t, chunks, plan.h, plan.g, per_group,
-        splits, triton.cdiv(per_group, splits), splits, found.states[0].numel(), rows_of_all,
-        *strides, P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, KEEP=KEEP, STAGES=tile.stages,
-        TILES=tiles, OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
-        maxnreg=tile.registers,
+        splits, triton.cdiv(per_group, splits), scores.shape[2], found.states[0].numel(),
+        rows_of_all, *strides, P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, KEEP=KEEP,
+        STAGES=tile.stages, TILES=tiles, OPERAND=plan.operand, PRECISION=plan.precision,
+        num_warps=tile.warps, maxnreg=tile.registers,
     )  # fmt: skip
 
 
