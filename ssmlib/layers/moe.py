@@ -97,7 +97,7 @@ class MoE(nn.Module):
             limit = ceil(c.capacity * c.active * len(rows) / c.experts)
             y = dispatch_padded(rows, share, chosen, *weights, limit)
         else:
-            dispatch = DISPATCH[_resolve(c.backend, rows)]
+            dispatch = DISPATCH[_resolve(c.backend, rows, weights[1])]
             y = dispatch(rows, share, chosen, *weights)
         return y.view_as(x), None
 
@@ -194,15 +194,15 @@ def dispatch_padded(
     return (F.pad(made, (0, 0, 0, 1))[slot] * share[..., None]).sum(1)
 
 
-def _resolve(backend: str, rows: Tensor) -> str:
-    """PyTorch's grouped product where it runs: bfloat16 on a GPU, rows of whole 16 bytes.
+def _resolve(backend: str, rows: Tensor, down: Tensor) -> str:
+    """PyTorch's grouped product where it runs: bfloat16 on a GPU, widths of whole 16 bytes.
 
     Where it does not, a compiler gets the definition, whose shapes depend on no values.
     """
     if backend != "auto":
         return backend
-    able = rows.is_cuda and rows.dtype == torch.bfloat16 and rows.shape[1] % 8 == 0
-    if able and hasattr(F, "grouped_mm"):
+    whole = rows.dtype == torch.bfloat16 and not any(size % 8 for size in down.shape[1:])
+    if rows.is_cuda and whole and hasattr(F, "grouped_mm"):
         return "grouped"
     return "reference" if torch.compiler.is_compiling() else "torch"
 
