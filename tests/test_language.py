@@ -27,13 +27,13 @@ def test_the_quick_suite_trains_each_model_and_makes_a_record(tmp_path):
     told = []
     rows = run(quick=True, device="cpu", progress=told.append, keep=tmp_path / "rows")
     held_out = [row for row in rows if row["row"] == "held_out"]
-    runs = [(row["model"], row["lr"], row["seed"]) for row in held_out]
-    assert len(runs) == len(set(runs)) == 4 * (2 + 1)
+    runs = [(row["model"], row["lr"], row["steps"], row["seed"]) for row in held_out]
+    assert len(runs) == len(set(runs)) == 4 * (2 * 2 + 1)
     assert all(6.5 < row["bits"] < 9 for row in held_out)  # nothing is learned in four steps
     carried = {row["model"] for row in held_out if row["carried_bits"] is not None}
     assert carried == {"mamba", "constant"}
-    curves = [row["step"] for row in rows if row["row"] == "curve"]
-    assert curves == [2, 4] * len(runs)
+    curves = [(row["steps"], row["step"]) for row in rows if row["row"] == "curve"]
+    assert curves == [(steps, i * steps // 2) for _, _, steps, _ in runs for i in (1, 2)]
     (sample,) = [row["text"] for row in rows if row["row"] == "sample"]
     assert sample.startswith("The assignment statement")
     record("language_model", rows, "a test", tmp_path, "cpu")

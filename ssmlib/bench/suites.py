@@ -85,6 +85,7 @@ SUITES = {
     "language_model": Suite(
         "ssmlib.bench.language",
         "small models that learn a text byte by byte, and one training step of a larger Mamba",
+        by_row=True,
     ),
 }
 

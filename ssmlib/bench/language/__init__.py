@@ -24,6 +24,7 @@ COLUMNS = (
     ("", 5, lambda row: "graph" if row.get("captured") else ""),
     ("parameters", 10, text("parameters")),
     ("lr", 6, number("lr", form="g")),
+    ("steps", 5, text("steps")),
     ("seed", 4, text("seed")),
     ("step", 5, text("step")),
     ("train", 6, number("train_bits", form=".3f")),
@@ -40,19 +41,23 @@ def run(
     quick: bool = False,
     device: str | torch.device | None = None,
     progress: Callable[[str], None] | None = None,
+    save: Callable[[Row], None] | None = None,
     keep: Path | None = None,
     seconds: float | None = None,
 ) -> list[Row]:
     """All rows of the suite; quick=True trains and times tiny sizes, for a few steps each.
 
     keep: a file of rows that are done, which a later call continues. Nothing new is begun after
-    `seconds`: then `OutOfTime` is raised. progress is called with a line of text after each row.
+    `seconds`: then `OutOfTime` is raised. progress is called with a line of text after each row,
+    save with the row.
     """
     device = default_device(device)
     source = provenance("", device)
     where = ", ".join(f"{key} {source[key]}" for key in ("device", "torch", "triton", "ssmlib"))
 
     def tell(row: Row) -> None:
+        if save is not None:
+            save(row)
         if progress is not None and row["row"] != "curve":
             progress(table([row], COLUMNS, head=False))
 
