@@ -54,7 +54,8 @@ def rotate(
     if 2 * half > x.shape[-1]:
         pairs = x.shape[-1] // 2
         raise ValueError(f"rates: expected at most {pairs}, one for each pair of x, got {half}")
-    if x.is_cuda and HAS_TRITON and x.dtype != torch.float64:
+    compiles = torch.compiler.is_compiling()  # then this becomes a part of what stands beside it
+    if x.is_cuda and HAS_TRITON and x.dtype != torch.float64 and not compiles:
         from ssmlib.attention.operators import rotate_by_kernel  # torch compiles: imports triton
 
         return rotate_by_kernel(x, positions, rates, False)

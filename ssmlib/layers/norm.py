@@ -34,8 +34,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check(x=(x, f"... {len(self.weight)}"))
-        narrow = torch.float64 not in (x.dtype, self.weight.dtype)
-        if x.is_cuda and HAS_TRITON and narrow and len(self.weight) <= MOST:
+        if self._fits_kernel(x):
             rows = x.reshape(-1, x.shape[-1])
             rows = rows if rows.stride(1) == 1 else rows.contiguous()
             return by_kernel(rows, self.weight, self.eps, self.offset).view(x.shape)
@@ -43,6 +42,12 @@ class RMSNorm(nn.Module):
         weight = self.weight.to(wide)
         weight = weight + self.offset if self.offset else weight
         return F.rms_norm(x.to(wide), weight.shape, weight, self.eps).to(x.dtype)
+
+    def _fits_kernel(self, x: Tensor) -> bool:
+        """A compiler makes a kernel of its own, of this and of what stands beside it."""
+        narrow = torch.float64 not in (x.dtype, self.weight.dtype)
+        able = x.is_cuda and HAS_TRITON and not torch.compiler.is_compiling()
+        return able and narrow and len(self.weight) <= MOST
 
 
 @dataclass(frozen=True)
