@@ -1,15 +1,20 @@
 """ssmlib.bench.model: the models are of one size, floors count what must be, every row measured."""
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 from agreement import tensors
 
 from ssmlib.bench import load_record, model, model_cpu, record
 from ssmlib.bench.goals import verdicts
-from ssmlib.bench.model import decode, prefill, shapes
+from ssmlib.bench.model import decode, peers, prefill, shapes
 from ssmlib.bench.timing import Ceilings
+from ssmlib.convolution import causal_conv1d_step_
 from ssmlib.costs import attention_cost, kv_cache_bytes
 from ssmlib.generate import state_bytes
+from ssmlib.ssd import ssd_step_
 
 CPU = torch.device("cpu")
 TOP = Ceilings(1e9, 1e9, "float32")
@@ -58,6 +63,44 @@ def test_flops_are_those_of_the_counter():
         made(tokens, keep=1)
     attention = 2 * 2 * attention_cost(24, 4, 8).flops  # layers, batch; which it does not see here
     assert shapes.prompt_flops(made, 2, 24) == counter.get_total_flops() + attention
+
+
+@torch.no_grad()
+def test_the_peers_step_is_the_models_with_other_kernels(monkeypatch):
+    """On a CPU, with stand-ins for the kernels: what goes where, and comes back."""
+
+    def convolve(x, state, weight, bias, activation):
+        return causal_conv1d_step_(x, weight, bias, activation, state=state[..., 1:])
+
+    def norm(x, weight, bias, residual=None, eps=0.0, prenorm=False):
+        x = x if residual is None else x + residual
+        y = torch.nn.functional.rms_norm(x, weight.shape, weight, eps)
+        return (y, x) if prenorm else y
+
+    def gated(y, weight, bias, z, eps, norm_before_gate):
+        assert not norm_before_gate
+        return norm(y * torch.nn.functional.silu(z), weight, bias, eps=eps)
+
+    def advance(state, x, dt, A, B, C, D, bias):
+        return ssd_step_(x, dt, A, B, C, D, None, bias, True, state=state)
+
+    triton = "mamba_ssm.ops.triton"
+    modules = {name: ModuleType(name) for name in ("causal_conv1d", "mamba_ssm", "mamba_ssm.ops")}
+    modules |= {name: ModuleType(name) for name in (triton, f"{triton}.layer_norm")}
+    modules[f"{triton}.layernorm_gated"] = ModuleType("layernorm_gated")
+    modules["causal_conv1d"].causal_conv1d_update = convolve
+    modules[f"{triton}.layer_norm"].rms_norm_fn = norm
+    modules[f"{triton}.layernorm_gated"].rmsnorm_fn = gated
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(peers.peers, "step", advance)
+    made = shapes.configs(shapes.QUICK)["mamba-2"].build().eval()
+    assert peers._error(made, CPU) < 1e-5
+
+
+def test_without_the_peers_kernels_there_are_no_rows():
+    made = shapes.configs(shapes.QUICK)["mamba-2"].build().eval()
+    assert list(peers.rows(made, (1,), 8, TOP, CPU)) == []
 
 
 def test_long_prompts_are_not_begun(monkeypatch):

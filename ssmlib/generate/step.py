@@ -72,6 +72,7 @@ class Captured:
         with torch.cuda.stream(side):
             drawn = self.step(token, uniform)
         here.wait_stream(side)
+        drawn.record_stream(here)
         return drawn
 
 

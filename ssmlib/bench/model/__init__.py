@@ -6,8 +6,8 @@ layer in eight, in the dtype that the device works in.
 `prefill`: one prompt, from 2K to 512K tokens, and to 1M where no cache grows: seconds to the first
 token and the most memory.
 `decode`: one more token of one sequence, after 2K to 512K others.
-`throughput`: batches of sequences after 2K tokens, up to the largest that fits; beside mamba-ssm's
-own layers, where they are installed.
+`throughput`: batches of sequences after 2K tokens, up to the largest that fits; Mamba-2's also by
+mamba-ssm's kernels, where they are installed.
 
 Steps are CUDA graphs on a GPU, mamba-ssm's with and without. Floors are of products and of bytes.
 What a CPU takes is in the suite `model_cpu`.
@@ -99,7 +99,7 @@ def _rows(plan: Plan, device: torch.device, quick: bool) -> Iterator[dict[str, A
         yield from decode.context_rows(name, model, plan.contexts, top, device)
         yield from decode.batch_rows(name, model, plan.batches, plan.prompt, plan.new, top, device)
         yield from prefill.rows(name, model, prompts, top, device)
+        if name == "mamba-2":
+            yield from peers.rows(model, plan.peer_batches, plan.prompt, top, device)
         del model
         release(device)
-    if peers.installed(device):
-        yield from peers.rows(plan.sizes, plan.peer_batches, plan.prompt, top, device)
