@@ -1,5 +1,8 @@
 """The suite ssd: its rows are right before they are timed, and its floors are what they say."""
 
+import subprocess
+from types import SimpleNamespace
+
 import pytest
 import torch
 from agreement import assert_close
@@ -9,7 +12,7 @@ from ssmlib.bench import ssd as suite
 from ssmlib.bench import ssd_cpu
 from ssmlib.bench.cell import Setting, fill
 from ssmlib.bench.goals import verdicts
-from ssmlib.bench.ssd import block, compare
+from ssmlib.bench.ssd import ahead, block, compare
 from ssmlib.bench.ssd.scans import (
     CHUNK,
     SHAPES,
@@ -137,6 +140,48 @@ def test_the_quick_run_works_on_a_gpu():
     assert {row["status"] for row in ours} == {"ok"}
 
 
+def test_every_configuration_is_compiled_ahead_by_one_process_and_none_is_launched():
+    compiled = []
+
+    def compile_it(*args, **kwargs):
+        compiled.append((args, kwargs["size"], kwargs["warmup"], kwargs["grid"]))
+        if kwargs["size"] == 2:
+            raise RuntimeError("out of shared memory")
+
+    configs = [SimpleNamespace(all_kwargs=lambda size=size: {"size": size}) for size in range(5)]
+    tuner = SimpleNamespace(
+        arg_names=["x"], prune_configs=lambda given: configs, fn=SimpleNamespace(run=compile_it)
+    )
+    for share in range(3):
+        run = ahead.only_compile(share, 3)
+        for x in "ab":
+            assert run(tuner, x, grid=(1,), warmup=False) is None
+    wanted = [((x,), size, True, (1,)) for x in "ab" for size in range(5)]
+    assert sorted(compiled) == wanted
+
+
+def test_a_process_that_compiles_too_long_is_stopped(monkeypatch):
+    class Slow:
+        def __init__(self, command):
+            started.append(command[-3:])
+
+        def wait(self, seconds=None):
+            if seconds is not None:
+                raise subprocess.TimeoutExpired("slow", seconds)
+
+        def kill(self):
+            stopped.append(self)
+
+    started, stopped, tuner = [], [], SimpleNamespace()
+    monkeypatch.setattr(ahead.subprocess, "Popen", Slow)
+    monkeypatch.setattr(ahead.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(ahead, "tuners", lambda: [tuner])
+    ahead.compile_ahead(0.0)
+    assert started == [["ssmlib.bench.ssd.ahead", str(i), "3"] for i in range(3)]
+    assert len(stopped) == 3
+    assert tuner.do_bench.keywords["rep"] == ahead.TRIED_MS
+
+
 def test_the_suite_of_the_cpu_finds_equal_gradients():
     rows = ssd_cpu.run(quick=True)
     assert [row["provider"].split()[0] for row in rows] == ["transformers"] * 2 + ["ssmlib"]
@@ -150,3 +195,17 @@ def test_the_suite_of_the_cpu_finds_equal_gradients():
 def test_a_model_of_other_weights_is_wrong(monkeypatch):
     monkeypatch.setattr(ssd_cpu, "twin_of", lambda theirs, config: config.build())
     assert [row["status"][:5] for row in ssd_cpu.rows(quick=True)] == ["ok", "ok", "wrong"]
+
+
+def test_here_measures_the_comparisons_on_any_machine(monkeypatch):
+    monkeypatch.setattr(here, "LAPTOP", compare.QUICK)
+    monkeypatch.setattr(here, "BLOCK", block.TINY)
+    threads = torch.get_num_threads()
+    top, *rows = here.here("cpu")
+    assert torch.get_num_threads() == threads
+    assert top["experiment"] == "ceilings"
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["pass"] for row in rows if row["experiment"] == "crossover"} == {"forward+backward"}
+    assert {row["experiment"] for row in rows} == {
+        "state size", "crossover", "crossover decode", "mamba block", "mamba-2 block",
+    }  # fmt: skip
