@@ -7,7 +7,7 @@ from agreement import assert_close
 
 from ssmlib.layers import MLPConfig, NormConfig, Residual, RMSNorm, SharedConfig
 from ssmlib.layers.norm import PLACES
-from ssmlib.layers.place import overwrite
+from ssmlib.layers.place import hold, step_
 from ssmlib.mixers.attention import AttentionConfig
 from ssmlib.model import ModelConfig
 
@@ -104,10 +104,30 @@ def test_a_shared_glyph_has_one_set_of_weights(seeded):
     assert_close(shared.backbone.layers[0].mixer.q_proj.weight.grad, first + last)
 
 
-def test_a_step_in_place_needs_a_state_that_keeps_its_shape():
-    with pytest.raises(
-        ValueError, match=r"state: expected shape \(2, 3\) as before, to write over"
-    ):
-        overwrite((torch.zeros(2, 3),), (torch.zeros(2, 4),))
-    with pytest.raises(ValueError, match="state: expected 3 as before, to write over, got 4"):
-        overwrite((3,), (4,))
+class Memory(torch.nn.Module):
+    """Sums, and the last `kept` tokens, or all of them."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self.kept = kept
+
+    def forward(self, x, state):
+        past, count = (x[:, :0], 0) if state is None else state
+        seen = torch.cat([past, x], dim=1)
+        return seen.sum(1, keepdim=True), (seen[:, -self.kept :], count)
+
+
+@pytest.mark.parametrize("kept", [2, 100])
+def test_a_step_in_place_of_a_mixer_that_has_none(kept, seeded):
+    """What keeps its shape stays where it is; what grows takes the place of what was there."""
+    x, memory = seeded.normal(2, 8, 3), Memory(kept)
+    _, state = memory(x[:, :2], None)
+    place, by_value = hold(memory, state, 6), state
+    where = place[0][0].data_ptr()
+    for t in range(2, 8):
+        token = x[:, t : t + 1]
+        want, by_value = memory(token, by_value)
+        assert_close(step_(memory, token, place), want)
+    assert (place[0][0].data_ptr() == where) == (kept == 2)
+    assert_close(place[0][0], by_value[0])
+    assert_close(state[0], x[:, :2])  # what it was made from is as it was
