@@ -30,6 +30,7 @@ With z, the forward pass is run again for what z gates, and `gate_kernel` makes 
 both. Sums are taken in a fixed order: the same inputs give the same bits.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -67,13 +68,23 @@ class Tile(NamedTuple):
 
 
 def states_tile(plan: Plan) -> Tile:
-    narrow = plan.dtype.itemsize == 2
-    return Tile.of(plan, 128, 64, 8, 2) if narrow else Tile.of(plan, 64, 32, 8, 1)
+    if plan.dtype.itemsize > 2:
+        return Tile.of(plan, 32, 32, 8, 2)
+    return Tile.of(plan, 128, 64, 8, 3) if roomy(plan.device) else Tile.of(plan, 64, 64, 8, 2)
 
 
 def pairs_tile(plan: Plan) -> Tile:
-    narrow = plan.dtype.itemsize == 2
-    return Tile.of(plan, plan.n_pad, 64, 4, 3) if narrow else Tile.of(plan, plan.n_pad, 32, 4, 1)
+    if plan.dtype.itemsize > 2:
+        return Tile.of(plan, plan.n_pad, 32, 4, 2)
+    return Tile.of(plan, plan.n_pad, 64, 4, 3, 168)
+
+
+@functools.cache
+def roomy(device: torch.device) -> bool:
+    """Whether a program has the shared memory of an A100, or more."""
+    if device.type != "cuda":
+        return True
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= 160 * 1024
 
 
 class Tokens(NamedTuple):

@@ -90,6 +90,7 @@ def pairs_kernel(
     of_rows = row_of(cu_ptr, first, H)
     step_ptr += of_rows + of_keys
     lanes = row_of(cu_ptr, first, H * wide)
+    size = tl.cast(size, tl.int64)
     read_ptr = sums_ptr + tl.where(block == 2, 3, 0) * size + lanes + of_queries
     write_ptr = sums_ptr + tl.where(block == 2, 3, 1) * size + lanes + of_keys
     both_ptr = sums_ptr + 2 * size + lanes + of_keys

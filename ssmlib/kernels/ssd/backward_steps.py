@@ -63,6 +63,7 @@ def steps_kernel(
     head, q = tl.program_id(1) * HEADS + tl.arange(0, HEADS), tl.arange(0, KEEP)
     is_h = head < H
     mask = is_h[:, None] & (begin + q < length)[None, :]
+    size_of_pairs = tl.cast(size_of_pairs, tl.int64)
     pairs_ptr += row_of(cu_ptr, first, H * PAIRS) + begin + q[None, :]
     states_ptr += row_of(cu_ptr, first, H * STATES) + begin + q[None, :]
     at = row_of(cu_ptr, first, H) + begin + head.to(tl.int64)[:, None] * t + q[None, :]
