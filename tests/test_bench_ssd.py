@@ -12,7 +12,7 @@ from ssmlib.bench import ssd as suite
 from ssmlib.bench import ssd_cpu
 from ssmlib.bench.cell import Setting, fill
 from ssmlib.bench.goals import verdicts
-from ssmlib.bench.ssd import ahead, block, compare
+from ssmlib.bench.ssd import ahead, block, compare, here
 from ssmlib.bench.ssd.scans import (
     CHUNK,
     SHAPES,
