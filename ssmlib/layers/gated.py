@@ -12,7 +12,7 @@ from ssmlib.backends import resolve
 from ssmlib.shapes import check, check_number
 
 BACKENDS = ("torch", "triton")
-MOST = 16384  # channels of a group that the kernel takes
+MOST = 8192  # channels of a group whose gradient fits into a program's registers
 
 
 class GatedRMSNorm(nn.Module):
@@ -20,7 +20,8 @@ class GatedRMSNorm(nn.Module):
 
     y, z (..., d). RMSNorm with one weight (d,); half precision is computed in float32, and what
     comes out has the dtype of y. backend: "auto", "torch" or "triton"; "auto" takes "triton" for
-    CUDA tensors with up to 16,384 channels in a group. The kernel differentiates once.
+    CUDA tensors, not of float64, with up to 8,192 channels in a group. The kernel differentiates
+    once.
     Raises ValueError for groups that do not divide d, shapes that disagree, and another backend.
     """
 
@@ -44,7 +45,8 @@ class GatedRMSNorm(nn.Module):
         check(y=(y, f"... {len(self.weight)}"), z=(z, f"... {len(self.weight)}"))
         args = (self.groups, self.eps, self.norm_before_gate)
         chosen = resolve(self.backend, y, z, self.weight, available=BACKENDS)
-        if chosen == "torch" or (self.backend == "auto" and len(self.weight) > MOST * self.groups):
+        large = y.dtype == torch.float64 or len(self.weight) > MOST * self.groups
+        if chosen == "torch" or (self.backend == "auto" and large):
             return in_torch(y, z, self.weight, *args)
         rows = (v.reshape(-1, v.shape[-1]) for v in (y, z))
         y_rows, z_rows = (v if v.stride(1) == 1 else v.contiguous() for v in rows)
