@@ -1,5 +1,7 @@
 """ssmlib.generate: one token at a time as if the whole was read anew, draws by seed, bytes kept."""
 
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 from agreement import assert_close, tensors
@@ -8,6 +10,7 @@ from ssmlib import costs
 from ssmlib.bench.cpu import allocated_at_most
 from ssmlib.generate import arrange, generate, prefill, sample, state_bytes, stream
 from ssmlib.generate.drawing import pick
+from ssmlib.generate.step import Captured
 from ssmlib.layers import MLPConfig
 from ssmlib.mixers.attention import AttentionConfig
 from ssmlib.mixers.h3 import H3Config
@@ -261,6 +264,41 @@ def test_weights_laid_out_by_columns_are_the_same(seeded):
     assert not model.backbone.layers[0].mixer.in_proj.weight.is_contiguous()
     assert torch.equal(generate(model, prompt, 6), want)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_a_captured_step_runs_twice_and_is_then_replayed(monkeypatch):
+    """With a stand-in for CUDA, whose capture runs the step and takes back what it did."""
+    place, calls = torch.zeros(2, dtype=torch.long), []
+
+    def step(token, uniform):
+        calls.append(token)
+        place.add_(token)
+        return place + (10 * uniform).long()
+
+    class Graph:
+        def replay(self):
+            captured.drawn.copy_(step(captured.token, captured.uniform))
+
+    @contextmanager
+    def capture(graph):
+        before = place.clone()
+        yield
+        place.copy_(before)
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    cuda = {"CUDAGraph": Graph, "graph": capture, "Stream": Stream, "current_stream": Stream}
+    for name, value in (cuda | {"stream": lambda stream: nullcontext()}).items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, stream: None)
+    captured, drawn = Captured(step), []
+    for i in range(6):
+        drawn.append(captured(torch.tensor([i, 1]), torch.tensor([0.0, i / 10])))
+    sums = torch.tensor([[0, 0, 1, 3, 6, 10, 15], [0, 1, 2, 3, 4, 5, 6]])[:, 1:]
+    assert torch.equal(torch.stack(drawn, 1), sums + torch.tensor([[0] * 6, [0, 1, 2, 3, 4, 5]]))
+    assert len({id(token) for token in calls[2:]}) == 1
 
 
 @pytest.mark.gpu
