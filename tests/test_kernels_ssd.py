@@ -82,6 +82,36 @@ def test_lengths(t, seeded):
     same_as_the_definition(draw(seeded, 2, t, 2, 3, 1, 2))
 
 
+def described(inputs: dict[str, Tensor | None]) -> bool:
+    """Whether tiles of these inputs are fetched by description."""
+    plan = layout.Plan.of(*(inputs[k] for k in "xBC"), None)
+    return all(plan.describable(inputs[k]) for k in ("x", "B", "C", "z"))
+
+
+@pytest.mark.parametrize("t", [1, 65, 130])
+@pytest.mark.parametrize(
+    ("h", "p", "g", "n", "wide_skip"), [(2, 8, 1, 4, False), (2, 40, 2, 20, True)]
+)
+def test_tiles_by_description(t, h, p, g, n, wide_skip, seeded):
+    inputs = draw(seeded, 1, t, h, p, g, n, wide_skip=wide_skip)
+    both = torch.cat([inputs["x"], inputs["z"]], dim=2)
+    inputs["x"], inputs["z"] = both.split(h, dim=2)
+    assert described(inputs)
+    same_as_the_definition(inputs)
+
+
+def test_what_cannot_be_described(seeded):
+    inputs = draw(seeded, 2, 20, 2, 8, 1, 4)
+    for other in (
+        {"C": inputs["C"][:1, :1].expand(2, 20, 1, 4)},
+        {"x": torch.cat([inputs["x"]] * 2, dim=3)[..., 2:10]},
+        {"z": inputs["z"].transpose(1, 2).contiguous().transpose(1, 2)},
+        {"B": inputs["B"].half()},
+    ):
+        assert not described(inputs | other)
+    same_as_the_definition(inputs | other)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_inputs(dtype, seeded):
     same_as_the_definition(draw(seeded, 1, 140, 2, 5, 1, 3, dtype=dtype))
@@ -138,8 +168,8 @@ def test_segments_side_by_side(pack, without, seeded, monkeypatch):
 
 @pytest.mark.parametrize("without", [(), ("state", "D", "z")])
 def test_segments_one_after_the_other(without, seeded, monkeypatch):
-    inputs = draw(seeded, 2, 1100, 3, 20, 1, 2, without=without, dt=-5.0)
-    monkeypatch.setattr(layout, "cut", lambda x, cu_seqlens, tile: (3 * KEEP, True))
+    inputs = draw(seeded, 2, 290, 2, 4, 1, 4, without=without, dt=-5.0)
+    monkeypatch.setattr(layout, "cut", lambda x, cu_seqlens, tile: (KEEP, True))
     same_as_the_definition(inputs)
 
 

@@ -21,7 +21,7 @@ def tokens(v, pointer, begin, q, k, here, is_k, i, head, offset, pitch, TILES, Q
         return tl.load(at, mask=here[:, None] & is_k[None, :], other=0.0).to(OPERAND)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences", "t", "segments", "segment"])
 def chunks_kernel(
     x,
     B,
@@ -197,7 +197,7 @@ def chunks_kernel(
         tl.store(last_ptr + at_state, h, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["t", "segment"])
 def carry_kernel(
     log_ptr,
     start_ptr,

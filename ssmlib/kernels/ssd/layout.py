@@ -1,6 +1,7 @@
 """How the work is cut up, what is kept for the backward pass, and which strides a kernel takes."""
 
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -98,8 +99,10 @@ class Plan(NamedTuple):
         """Whether the hardware can fetch tiles of v by their coordinates, in the right dtype."""
         if v is None:
             return True
-        strides = (stride * v.itemsize % 16 == 0 for stride in v.stride()[:-1])
-        return v.dtype == self.dtype and all(strides) and v.data_ptr() % 16 == 0
+        strides = v.stride()[:-1]
+        nested = all(far >= near > 0 for far, near in itertools.pairwise(strides))
+        aligned = all(at % 16 == 0 for at in (v.data_ptr(), *(s * v.itemsize for s in strides)))
+        return v.dtype == self.dtype and nested and aligned
 
     @property
     def fetches(self) -> bool:

@@ -24,7 +24,7 @@ def locate(cu_ptr, k, sequences, t, segments, SIZE):
         first, length = i.to(tl.int64) * t, t
         begin = (k % segments) * SIZE
     else:
-        i, above = k * 0, sequences  # the last sequence whose slots begin at k or before
+        i, above = k * 0, k * 0 + sequences  # the last sequence whose slots begin at k or before
         while above - i > 1:
             middle = (i + above) // 2
             before = tl.load(cu_ptr + middle).to(tl.int32) // SIZE + middle <= k
@@ -43,7 +43,7 @@ def row_of(cu_ptr, first, H):
         return first
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences", "t", "blocks"])
 def decay_kernel(
     dt_ptr,
     a_ptr,
@@ -76,7 +76,9 @@ def decay_kernel(
         dt_ptr += first * dt_t
     dt_ptr += begin.to(tl.int64) * dt_t
     rows = tl.arange(0, TOKENS)
-    dt = tl.load(dt_ptr + rows[:, None] * dt_t + head[None, :] * dt_h, mask=mask, other=0.0)
+    dt = tl.load(
+        dt_ptr + rows[:, None] * dt_t + head[None, :].to(tl.int64) * dt_h, mask=mask, other=0.0
+    )
     dt = dt.to(tl.float32)
     if bias_ptr is not None:
         dt += tl.load(bias_ptr + head, mask=head < H, other=0.0).to(tl.float32)[None, :]
