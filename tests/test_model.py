@@ -7,9 +7,12 @@ import pytest
 import torch
 from agreement import assert_close, tensors
 
+from ssmlib.attention import ring
+from ssmlib.attention.operators import rotate_by_kernel as turn
 from ssmlib.costs import count_kept
 from ssmlib.generate import state_bytes
-from ssmlib.layers import MLPConfig, MoEConfig, SharedConfig
+from ssmlib.layers import MLPConfig, MoEConfig, RMSNorm, SharedConfig
+from ssmlib.mixers import attention
 from ssmlib.mixers.attention import AttentionConfig
 from ssmlib.mixers.h3 import H3Config
 from ssmlib.mixers.linear_attention import LinearAttentionConfig
@@ -315,3 +318,22 @@ def test_a_graph_holds_a_step_of_every_mixer(seeded):
             token.copy_(tokens[:, t : t + 1])
             graph.replay()
             assert_close(logits[:, 0], want[:, t], 1e-4)
+
+
+def test_the_kernels_take_what_models_give_them(seeded, monkeypatch):
+    """Norms, rotations and steps of attention by their kernels, as on a GPU, here interpreted."""
+    model, tokens = language_model("R-w*zE").float(), seeded.integers(0, 11, 2, 12)
+    results = []
+    for kernels in (False, True):
+        if kernels:
+            monkeypatch.setattr(RMSNorm, "_fits_kernel", lambda self, x: True)
+            monkeypatch.setattr(attention, "rotate", lambda x, at, rates: turn(x, at, rates, False))
+            monkeypatch.setattr(ring, "_backend", lambda backend, q: "triton")
+        logits, _ = model(tokens)
+        grads = torch.autograd.grad(logits.square().sum(), list(model.parameters()))
+        with torch.no_grad():
+            place = model.hold(model(tokens[:, :8])[1], 4)
+            steps = [model.step_(tokens[:, t : t + 1], place) for t in range(8, 12)]
+        results.append((logits, torch.cat(steps, dim=1), *grads))
+    for got, want in zip(*results, strict=True):
+        assert_close(got, want, 1e-4)
