@@ -169,8 +169,12 @@ def test_segments_side_by_side(pack, without, seeded, monkeypatch):
 @pytest.mark.parametrize("without", [(), ("state", "D", "z")])
 def test_segments_one_after_the_other(without, seeded, monkeypatch):
     inputs = draw(seeded, 2, 290, 2, 4, 1, 4, without=without, dt=-5.0)
+    *tensors, state = inputs.values()
+    whole = forward(*tensors, True, state, None, None, True)
     monkeypatch.setattr(layout, "cut", lambda x, cu_seqlens, tile: (KEEP, True))
     same_as_the_definition(inputs)
+    found = forward(*tensors, True, state, None, None, True)
+    assert all(torch.equal(a, b) for a, b in zip(whole, found, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -410,6 +414,16 @@ class TestOnAGPU:
         tile = layout.tile(*(inputs[k] for k in "xBC"), None)
         assert layout.cut(inputs["x"], None, tile)[0] < 4099 - KEEP
         same_as_the_definition(inputs)
+
+    def test_segments_one_after_the_other(self, seeded, monkeypatch):
+        """More programs than run at once, most of which wait for another."""
+        inputs = draw(seeded, 2, 1500, 300, 64, 1, 32, dtype=torch.bfloat16, dt=-5.0)
+        *tensors, state = inputs.values()
+        whole = forward(*tensors, True, state, None, None, True)
+        for segment in (KEEP, 5 * KEEP):
+            monkeypatch.setattr(layout, "cut", lambda *_, segment=segment: (segment, True))
+            found = forward(*tensors, True, state, None, None, True)
+            assert all(torch.equal(a, b) for a, b in zip(whole, found, strict=True))
 
     @pytest.mark.parametrize("mean", [-12.0, -8.0, 5.0])
     def test_tiny_and_large_steps(self, mean, seeded):
