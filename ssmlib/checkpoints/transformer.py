@@ -3,8 +3,8 @@
 from typing import Any
 
 from ssmlib.checkpoints.architecture import Architecture
-from ssmlib.checkpoints.architectures.mamba import limit_entries, limits
 from ssmlib.checkpoints.fields import Fields, rope, rope_entries
+from ssmlib.checkpoints.mamba import limit_entries, limits
 from ssmlib.checkpoints.names import Pieces, Source, Table
 from ssmlib.layers import MLPConfig, MoEConfig, NormConfig
 from ssmlib.mixers.attention import AttentionConfig

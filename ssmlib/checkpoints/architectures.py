@@ -1,10 +1,10 @@
 """The architectures by the model_type of their config.json, each a table of renames."""
 
 from ssmlib.checkpoints.architecture import Architecture
-from ssmlib.checkpoints.architectures.mamba import FALCON_MAMBA, MAMBA, MAMBA2, STATE_SPACES
-from ssmlib.checkpoints.architectures.recurrent_gemma import RECURRENT_GEMMA
-from ssmlib.checkpoints.architectures.transformer import BAMBA, JAMBA, LLAMA
-from ssmlib.checkpoints.architectures.zamba2 import ZAMBA2
+from ssmlib.checkpoints.mamba import FALCON_MAMBA, MAMBA, MAMBA2, STATE_SPACES
+from ssmlib.checkpoints.recurrent_gemma import RECURRENT_GEMMA
+from ssmlib.checkpoints.transformer import BAMBA, JAMBA, LLAMA
+from ssmlib.checkpoints.zamba2 import ZAMBA2
 
 ARCHITECTURES: dict[str, Architecture] = {
     "mamba": MAMBA,
