@@ -46,7 +46,7 @@ def trained(lane: Lane, run: Run) -> list[torch.Tensor]:
     return weights(lane)
 
 
-@pytest.mark.parametrize("size", ["full", "tiny"])
+@pytest.mark.parametrize("size", ["full", "small", "tiny"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_case_can_be_built_and_no_two_are_alike(name, size):
     experiment = experiment_of(name, size)
@@ -104,7 +104,7 @@ def test_unknown_names_are_refused():
         model_of("attention", 8, 8, positions="alibi")
     with pytest.raises(ValueError, match=r"experiment: expected one of mqar, .*, got 'chess'"):
         experiment_of("chess")
-    with pytest.raises(ValueError, match="size: expected one of full, tiny, got 'huge'"):
+    with pytest.raises(ValueError, match="size: expected one of full, small, tiny, got 'huge'"):
         experiment_of("mqar", "huge")
     with pytest.raises(ValueError, match="course: expected one of 16, got '64'"):
         TINY.case("64", "attention", 8)
@@ -178,6 +178,7 @@ def test_a_lane_says_how_it_is_doing(monkeypatch):
         lane.advance()
     looks = [lane.look() for _ in range(3)]
     assert [look.steps for look in looks] == [3, 3, 1]
+    assert lane.reached is None
     assert all(0 <= look.accuracy <= 1 and 2 < look.loss < 5 for look in looks)
 
 
@@ -272,6 +273,17 @@ def test_a_run_ends_when_it_solves_its_task():
     assert lane.done == last.steps == lanes.CHUNK
 
 
+def test_a_lane_knows_when_it_was_good(monkeypatch):
+    monkeypatch.setattr(lanes, "GOOD", 0.0)
+    case = case_of(steps=60)
+    lane = Lane(case, "cpu")
+    for seed in (0, 1):
+        lane.begin(Run(case, 1e-2, seed))
+        assert lane.reached is None
+        pool.turn(lane)
+        assert lane.reached == lanes.CHUNK
+
+
 def test_throughput_trains_all_of_them_in_each_way(monkeypatch):
     monkeypatch.setattr("ssmlib.bench.recall.lane.CHUNK", 2)
     monkeypatch.setattr("ssmlib.bench.recall.speed.CHUNK", 2)
@@ -288,7 +300,7 @@ def row(lr, seed, share, test=0, status="ok"):
     labels = Run(case, lr, seed).labels
     found = {"test": test, "tested": told_of(case.course.tested[test]), "length": 16}
     found |= {"accuracy": share, "exact": 0.0, "chance": 0.1, "state_bytes": 9, "parameters": 5}
-    return labels | found | {"steps": 4, "seconds": 1.0, "status": status}
+    return labels | found | {"steps": 4, "steps_to_90": 3, "seconds": 1.0, "status": status}
 
 
 def test_the_best_of_a_case_has_the_mean_and_interval_of_its_seeds():
@@ -318,7 +330,7 @@ def test_claims_have_their_verdicts():
     def made(mixer, variant, share, **more):
         names = {"experiment": "mqar", "mixer": mixer, "variant": variant, "test": 0}
         names |= {"course": "64", "length": 64, "d_model": 64, "state_bytes": 9}
-        return names | {"accuracy": share, "exact": share, "steps": 100} | more
+        return names | {"accuracy": share, "exact": share, "budget": 900} | more
 
     none = verdicts([])
     assert {found.met for found in none} == {None}
@@ -329,8 +341,8 @@ def test_claims_have_their_verdicts():
         made("mamba2", "n=64", 0.95, experiment="pareto", state_bytes=2),
         *(made("h3", "", share, d_model=d) for share, d in ((0.2, 32), (0.5, 64), (0.4, 128))),
         made("h3", "", 0.1, d_model=32, length=128, course="128"),
-        made("mamba", "n=16", 0.1, experiment="copying", steps=900),
-        made("attention", "", 1.0, experiment="copying", steps=80),
+        made("mamba", "n=16", 0.1, experiment="copying", steps_to_90=None),
+        made("attention", "", 1.0, experiment="copying", steps_to_90=80),
     ]
     found = {v.claim: (v.ours, v.met) for v in verdicts(rows) if v.met is not None}
     assert found == {
@@ -368,14 +380,14 @@ def test_the_driver_trains_a_cell_and_goes_on(tmp_path, capsys):
     cell += ["--mixer", "mamba2", "--n", "4", "--lr", "1e-2", "--seeds", "1"]
     assert main([*cell, "--seconds", "0"]) == 3
     assert "goes on" in capsys.readouterr().out
-    assert not (tmp_path / "recall.json").exists()
+    assert not (tmp_path / "recall_tiny.json").exists()
     assert main(cell) == 0
-    first = store.load_record("recall", tmp_path).rows
+    first = store.load_record("recall_tiny", tmp_path).rows
     assert len(first) == 3
     assert first[0].items() >= {"mixer": "mamba2", "variant": "n=4", "lr": 1e-2, "seed": 0}.items()
     cell[cell.index("--seeds") + 1] = "2"
     assert main(cell) == 0
-    rows = store.load_record("recall", tmp_path).rows
+    rows = store.load_record("recall_tiny", tmp_path).rows
     assert rows[:3] == first
     assert [row["seed"] for row in rows] == [0, 0, 0, 1, 1, 1]
     assert "mamba2" in capsys.readouterr().out

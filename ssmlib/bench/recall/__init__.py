@@ -11,8 +11,9 @@
     driver        `python -m ssmlib.recall`, which trains any cell
 
 Each run is a row per tested setting: what was trained on what, at which rate, from which seed; the
-share of answers and of sequences that is right; bytes of state, measured; seconds, a run's share of
-the time that it was trained side by side with others; status, "ok" or "diverged".
+share of answers and of sequences that is right; bytes of state, measured; steps, and those until
+90 % of some fresh batches were right, None for never; seconds, a run's share of the time that it
+was trained side by side with others; status, "ok" or "diverged".
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -5,7 +5,7 @@
     python -m ssmlib.recall all --out runs
 
 Runs that are done stand in OUT/recall.jsonl, and the same command goes on from there; what is known
-so far is the record OUT/recall.json. A cell of the record, run from its command, has its seeds.
+so far is the record OUT/recall.json. `--size small` is for a CPU; its files are recall_small.
 """
 
 import argparse
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cases = [case for name in names for case in chosen(experiment_of(name, args.size), args)]
     except ValueError as error:
         parser.error(str(error))
-    ledger = ledger_for(args.out / "recall.jsonl", device, args.seconds, _tell)
+    name = "recall" if args.size == "full" else f"recall_{args.size}"
+    ledger = ledger_for(args.out / f"{name}.jsonl", device, args.seconds, _tell)
     before, code = len(ledger.rows), 0
     try:
         rows = run_cases(cases, ledger, device, args.together)
@@ -60,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rows:
         print(summary(in_order(rows)))
     if ledger.rows:
-        print(record("recall", in_order(ledger.rows), command_for("recall"), args.out, device))
+        command = f"python -m ssmlib.recall all --size {args.size}"
+        command = command_for("recall") if args.size == "full" else command
+        print(record(name, in_order(ledger.rows), command, args.out, device))
     return code
 
 

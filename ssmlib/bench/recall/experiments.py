@@ -7,8 +7,8 @@ lookup    what followed three letters, that are given before the string or after
 joint     values that depend on a context, by base layers and with something sparse beside them
 passkey   a number hidden in a text longer than those trained on
 
-`EXPERIMENTS[name][size]` is an `Experiment`; sizes are "full", for a GPU, and "tiny", to see that
-it runs. What differs from the published settings is said in `ssmlib.bench.recall.published`.
+`EXPERIMENTS[name][size]` is an `Experiment`; sizes are "full", for a GPU, "small", for a CPU, and
+"tiny", to see that it runs. `ssmlib.bench.recall.published` says what differs from the published.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from ssmlib.bench.recall.cases import Case, Course
 from ssmlib.bench.recall.models import SPARSE, model_of
 from ssmlib.recall import TASKS
 
-SIZES = ("full", "tiny")
+SIZES = ("full", "small", "tiny")
 MIXTURE = (16, 8, 4)  # tokens of a sequence for each pair in it
 Cell = tuple[str, str, int, dict[str, Any]]  # course, mixer, d_model, options of the mixer
 
@@ -72,15 +72,10 @@ FAMILIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("h3", {}),
     ("mamba", {}),
     ("linear_attention", {}),
-    ("attention", {"window": 16}),
     ("hybrid", {}),
 )
-MORE_OF_THEM: tuple[tuple[str, dict[str, Any]], ...] = (
-    *(("mamba2", {"n": n}) for n in (4, 8, 32, 128)),
-    *(("mamba", {"n": n}) for n in (4, 64)),
-    *(("attention", {"window": w}) for w in (4, 32, 64)),
-    *(("linear_attention", {"features": f}) for f in (4, 8)),
-)
+MORE_OF_THEM = (("mamba2", "n", (4, 32, 128)), ("mamba", "n", (4, 64)))
+MORE_OF_THEM += (("linear_attention", "features", (4, 8)),)
 
 
 def _mqar(length: int, vocab: int, **common: Any) -> Course:
@@ -92,14 +87,20 @@ def _mqar(length: int, vocab: int, **common: Any) -> Course:
     return Course("mqar", settings, settings[::-1], length // min(MIXTURE), **common)
 
 
-def _of_mqar(lengths: tuple[int, ...], widths: tuple[int, ...], **common: Any) -> dict[str, Any]:
+def _of_mqar(
+    lengths: tuple[int, ...], widths: tuple[int, ...], windows: tuple[int, ...], **common: Any
+) -> dict[str, Experiment]:
+    """windows: of attention; the first is in the grid, which has all lengths and widths."""
     courses = {str(length): _mqar(length, **common) for length in lengths}
     middle = str(lengths[len(lengths) // 2])
-    grid = tuple((c, m, d, o) for (m, o), c, d in product(FAMILIES, courses, widths))
-    more = tuple((middle, m, d, o) for (m, o), d in product(MORE_OF_THEM, widths))
+    families = (*FAMILIES, ("attention", {"window": windows[0]}))
+    grid = tuple((c, m, d, o) for (m, o), c, d in product(families, courses, widths))
+    more = [(m, {name: value}) for m, name, values in MORE_OF_THEM for value in values]
+    more += [("attention", {"window": window}) for window in windows[1:]]
+    further = tuple((middle, m, d, o) for (m, o), d in product(more, widths))
     return {
         "mqar": Experiment("mqar", courses, grid),
-        "pareto": Experiment("pareto", {middle: courses[middle]}, more),
+        "pareto": Experiment("pareto", {middle: courses[middle]}, further),
     }
 
 
@@ -110,6 +111,7 @@ COPIERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("mamba2", {"n": 64}),
     ("hybrid", {"n": 16}),
 )
+SEEKERS = COPIERS[1:4]
 
 
 def _copying(longest: int, **common: Any) -> Course:
@@ -122,28 +124,32 @@ def _copying(longest: int, **common: Any) -> Course:
     return Course("copying", (trained,), tested, longest, schedule="constant", **common)
 
 
-def _lookup(kind: str, longest: int, **common: Any) -> Course:
-    shared = {"kind": kind, "given": 3, "answer": 5}
-    trained = {"length": longest + 12, "shortest": 10, "longest": longest, **shared}
+def _lookup(kind: str, longest: int, given: int, answer: int, **common: Any) -> Course:
+    shared = {"kind": kind, "given": given, "answer": answer}
+    more = given + answer + 4
+    trained = {"length": longest + more, "shortest": longest // 3, "longest": longest, **shared}
     tested = tuple(
-        {"length": n + 12, "shortest": n, "longest": n, **shared}
+        {"length": n + more, "shortest": n, "longest": n, **shared}
         for n in (longest, 2 * longest, 3 * longest)
     )
-    return Course("lookup", (trained,), tested, 5, **common)
+    return Course("lookup", (trained,), tested, answer, **common)
 
 
-def _of_copying(longest: int, d: int, **common: Any) -> dict[str, Any]:
-    again = {"copying": _copying(longest, **common)}
-    looks = {kind: _lookup(kind, longest, **common) for kind in ("prefix", "suffix")}
-    return {
-        "copying": Experiment("copying", again, tuple(("copying", m, d, o) for m, o in COPIERS)),
-        "lookup": Experiment(
-            "lookup", looks, tuple((c, m, d, o) for c, (m, o) in product(looks, COPIERS))
-        ),
-    }
+def _of_copying(longest: int, d: int, **common: Any) -> dict[str, Experiment]:
+    courses = {"copying": _copying(longest, **common)}
+    cells = tuple(("copying", mixer, d, options) for mixer, options in COPIERS)
+    return {"copying": Experiment("copying", courses, cells)}
 
 
-def _of_joint(contexts: tuple[int, int], keys: tuple[int, int], d: int, **common: Any) -> dict:
+def _of_lookup(d: int, **common: Any) -> dict[str, Experiment]:
+    courses = {kind: _lookup(kind, **common) for kind in ("prefix", "suffix")}
+    cells = tuple((kind, mixer, d, options) for kind, (mixer, options) in product(courses, SEEKERS))
+    return {"lookup": Experiment("lookup", courses, cells)}
+
+
+def _of_joint(
+    contexts: tuple[int, int], keys: tuple[int, int], d: int, **common: Any
+) -> dict[str, Experiment]:
     setting = {"contexts": contexts, "keys": keys, "values": 16}
     course = Course("joint_recall", (setting,), (setting,), contexts[1] * keys[1], **common)
     base = (
@@ -158,7 +164,9 @@ def _of_joint(contexts: tuple[int, int], keys: tuple[int, int], d: int, **common
     return {"joint": Experiment("joint", {"joint": course}, tuple(("joint", *b) for b in base))}
 
 
-def _of_passkey(length: int, times: tuple[int, ...], d: int, **common: Any) -> dict[str, Any]:
+def _of_passkey(
+    length: int, times: tuple[int, ...], d: int, **common: Any
+) -> dict[str, Experiment]:
     settings = tuple({"length": length * k} for k in times)
     course = Course("needle", settings[:1], settings, 5, **common)
     models = (
@@ -174,18 +182,36 @@ def _of_passkey(length: int, times: tuple[int, ...], d: int, **common: Any) -> d
 
 
 _FULL = (
-    _of_mqar((64, 128, 256), (32, 64, 128), vocab=512, steps=2000, lrs=(3e-3, 1e-3, 1e-2), batch=48)
-    | _of_copying(30, 64, steps=6000, lrs=(1e-3, 3e-3), solved=0.999)
+    _of_mqar(
+        (64, 128, 256),
+        (32, 64, 128),
+        (16, 4, 32, 64),
+        vocab=512,
+        steps=2000,
+        lrs=(1e-2, 3e-3, 1e-3),
+        batch=48,
+    )
+    | _of_copying(30, 64, steps=8000, lrs=(3e-3, 1e-3), solved=0.998)
+    | _of_lookup(64, longest=30, given=3, answer=5, steps=4000, lrs=(3e-3, 1e-3))
     | _of_joint((4, 8), (4, 8), 64, steps=3000, lrs=(2e-3, 5e-3))
-    | _of_passkey(256, (1, 2, 4, 8), 64, steps=2000, lrs=(1e-3, 3e-3), solved=0.999)
+    | _of_passkey(256, (1, 2, 4, 8), 64, steps=2000, lrs=(3e-3, 1e-3), solved=0.999)
 )
-_SMALL = {"steps": 4, "batch": 6, "seeds": 2, "sequences": 8}
+_FEW = {"batch": 24, "sequences": 128}
+_SMALL = (
+    _of_mqar((16, 32), (16, 32), (4, 8, 16), vocab=64, steps=600, lrs=(1e-2, 3e-2, 3e-3), **_FEW)
+    | _of_copying(12, 32, steps=2000, lrs=(1e-2, 3e-3), **_FEW)
+    | _of_lookup(32, longest=12, given=2, answer=2, steps=2000, lrs=(1e-2, 3e-3), **_FEW)
+    | _of_joint((2, 3), (2, 3), 32, steps=2000, lrs=(1e-2, 3e-3), **_FEW)
+    | _of_passkey(64, (1, 2, 4, 8), 32, steps=1500, lrs=(3e-3, 1e-2), **_FEW)
+)
+_NONE = {"steps": 4, "batch": 6, "seeds": 2, "sequences": 8}
 _TINY = (
-    _of_mqar((16,), (8,), vocab=32, lrs=(1e-2, 1e-3), **_SMALL)
-    | _of_copying(10, 8, lrs=(1e-2,), **_SMALL)
-    | _of_joint((2, 2), (2, 3), 8, lrs=(1e-2,), **_SMALL)
-    | _of_passkey(32, (1, 2), 8, lrs=(1e-2,), **_SMALL)
+    _of_mqar((16,), (8,), (4, 8), vocab=32, lrs=(1e-2, 1e-3), **_NONE)
+    | _of_copying(10, 8, lrs=(1e-2,), **_NONE)
+    | _of_lookup(8, longest=12, given=2, answer=2, lrs=(1e-2,), **_NONE)
+    | _of_joint((2, 2), (2, 3), 8, lrs=(1e-2,), **_NONE)
+    | _of_passkey(32, (1, 2), 8, lrs=(1e-2,), **_NONE)
 )
 EXPERIMENTS: dict[str, dict[str, Experiment]] = {
-    name: {"full": full, "tiny": _TINY[name]} for name, full in _FULL.items()
+    name: {"full": full, "small": _SMALL[name], "tiny": _TINY[name]} for name, full in _FULL.items()
 }

@@ -26,6 +26,7 @@ from ssmlib.train.task import UNSCORED
 
 CHUNK = 50  # steps between two looks at a run; their batches are drawn at once
 WARMUP = 2  # updates before a graph is recorded: libraries set themselves up in the first ones
+GOOD = 0.9
 AT_ONCE = 2**18  # tokens in one call of a model that is tested
 
 
@@ -71,7 +72,8 @@ class Lane:
 
     def begin(self, run: Run) -> None:
         """Forget the last run: parameters as the seed draws them, an optimizer without a past."""
-        self.run, self.done, self.spent = run, 0, 0.0
+        self.run, self.done, self.seen, self.spent = run, 0, 0, 0.0
+        self.reached: int | None = None  # steps until a share GOOD of a stretch was right
         self.config = self._config(run.lr, run.seed)
         self.ahead: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
         with self.aside():
@@ -105,6 +107,9 @@ class Lane:
         if event is not None:
             event.synchronize()
         total, right, asked = sums.tolist()
+        self.seen += count
+        if self.reached is None and asked and right >= GOOD * asked:
+            self.reached = self.seen
         return Stretch(count, total / count, right / max(asked, 1))
 
     @torch.no_grad()

@@ -102,7 +102,7 @@ def model_of(mixer: str, vocab: int, d: int, times: int = 1, **options: Any) -> 
         pattern, legend = MIXERS[mixer](d, **options)
     except TypeError as error:
         raise ValueError(f"{mixer}: {error}") from None
-    return ModelConfig(vocab, d, pattern * times, legend)
+    return ModelConfig(vocab, d, pattern * times, legend, tied=False)
 
 
 def _attention(window: int | None, positions: str) -> AttentionConfig:

@@ -97,6 +97,7 @@ def rows_of(lane: Lane, last: Stretch) -> Iterator[Row]:
     common = {
         "parameters": sum(p.numel() for p in lane.model.parameters()),
         "steps": lane.done,
+        "steps_to_90": lane.reached,
         "loss": last.loss if fine else None,
         "seconds": lane.spent,
     }

@@ -46,8 +46,9 @@ def best(rows: Iterable[Row]) -> list[Row]:
 
     The first seed on the first test decides which that is. lrs: how many were tried; seeds: how
     many are averaged. accuracy, low, high: the mean and, from two seeds on, its 95 % interval by
-    Student's t, cut at 0 and 1; worst: the least; exact, steps, seconds: means. diverged: how many
-    runs did, at any rate. published, source: see `published`.
+    Student's t, cut at 0 and 1; worst: the least; exact, steps, seconds, steps_to_90: means, the
+    last None if any is. diverged: how many runs did, at any rate. published, source: see
+    `published`.
     """
     ordered = in_order(row for row in rows if row["experiment"] != "throughput")
     made = []
@@ -130,6 +131,8 @@ def _averaged(rows: Sequence[Row]) -> dict[str, Any]:
     one = {key: rows[0][key] for key in same} | {"seeds": len(rows)}
     one |= {"accuracy": mean(shares), "low": low, "high": high, "worst": min(shares)}
     one |= {key: mean(row[key] for row in rows) for key in ("exact", "steps", "seconds")}
+    reached = [row["steps_to_90"] for row in rows]
+    one |= {"steps_to_90": None if None in reached else mean(reached)}
     near = published({key: rows[0][key] for key in NAMES} | one)
     return one | {"published": near and near[0], "source": near and near[1]}
 
