@@ -135,7 +135,7 @@ def labels(
 
 def _calls() -> dict[str, Callable[[], object]]:
     """Each rung's launch, at types and sizes of a model, for `ssmlib.bench.assembly`."""
-    b, t, d, n, S = 1, 64, 128, 16, 16
+    b, t, d, n, S = 1, 64, 256, 16, 16
     x, dt, dy = torch.zeros(3, b, t, d, dtype=torch.bfloat16)
     B, C = torch.zeros(2, b, t, n, dtype=torch.bfloat16)
     A, wide = -torch.ones(d, n), torch.zeros(b, t, d, n)
