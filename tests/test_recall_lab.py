@@ -215,7 +215,9 @@ def test_what_fails_has_failed_at_every_rate_and_all_have_their_seeds():
     assert [runs[0] for runs in asked] == [(0.1, 0), (0.3, 0), (0.2, 0), (0.3, 1), (0.3, 2)]
     assert asked[3] == [(0.3, 1), (0.3, 2)]
     asked = swept(shares | {(0.1, 0): 0.995}, (0.1, 0.3, 0.2), 2)
-    assert asked == [[(0.1, 0)], [(0.1, 1)]]
+    assert asked == [[(0.1, 0)], [(0.1, 1)], [(0.3, 0)], [(0.2, 0)]]  # one seed did not solve it
+    asked = swept({(0.1, seed): 0.995 for seed in range(3)}, (0.1, 0.3), 3)
+    assert asked == [[(0.1, 0)], [(0.1, 1), (0.1, 2)], [(0.1, 2)]]
 
 
 def cases_with(lrs: tuple[float, ...], count: int = 3, steps: int = 4) -> list[Case]:

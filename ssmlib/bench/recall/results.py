@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -44,24 +43,24 @@ PROGRESS = (
 def best(rows: Iterable[Row]) -> list[Row]:
     """A row per case and tested setting: the mean over the seeds at the best learning rate.
 
-    The first seed on the first test decides which that is. lrs: how many were tried; seeds: how
-    many are averaged. accuracy, low, high: the mean and, from two seeds on, its 95 % interval by
-    Student's t, cut at 0 and 1; worst: the least; exact, steps, seconds, steps_to_90: means, the
-    last None if any is. diverged: how many runs did, at any rate. published, source: see
-    `published`.
+    That is, of the rates with the most seeds, the one with the best mean on the first test. lrs:
+    how many were tried; seeds: how many are averaged. accuracy, low, high: the mean and, from two
+    seeds on, its 95 % interval by Student's t, cut at 0 and 1; worst: the least; exact, steps,
+    seconds, steps_to_90: means, the last None if any is. diverged: how many runs did, at any rate.
+    published, source: see `published`.
     """
     ordered = in_order(row for row in rows if row["experiment"] != "throughput")
     made = []
     for names, group in itertools.groupby(ordered, key=_names):
         runs = list(group)
-        decide = [row for row in runs if row["test"] == 0]
-        seed = min(row["seed"] for row in decide)
-        tried = Counter(row["lr"] for row in decide)
-        first = {row["lr"]: row["accuracy"] for row in decide if row["seed"] == seed}
-        lr = max(first, key=lambda lr: (first[lr], tried[lr]))  # of equals, the one gone on with
+        tried: dict[float, list[float]] = {}
+        for row in runs:
+            if row["test"] == 0:
+                tried.setdefault(row["lr"], []).append(row["accuracy"])
+        lr = max(tried, key=lambda lr: (len(tried[lr]), mean(tried[lr])))
         kept = sorted((row for row in runs if row["lr"] == lr), key=lambda row: row["test"])
         lost = {(row["lr"], row["seed"]) for row in runs if row["status"] == "diverged"}
-        known = {"lr": lr, "lrs": len(first), "diverged": len(lost)}
+        known = {"lr": lr, "lrs": len(tried), "diverged": len(lost)}
         for _, some in itertools.groupby(kept, key=lambda row: row["test"]):
             made.append(dict(zip(NAMES, names, strict=True)) | known | _averaged(list(some)))
     return made
@@ -117,17 +116,8 @@ def command_of(row: Row) -> str:
 def _averaged(rows: Sequence[Row]) -> dict[str, Any]:
     shares = [row["accuracy"] for row in rows]
     low, high = interval(shares)
-    same = (
-        "test",
-        "task",
-        "trained",
-        "tested",
-        "length",
-        "chance",
-        "state_bytes",
-        "parameters",
-        "batch",
-    )
+    same = ("test", "task", "trained", "tested", "length", "chance", "batch", "budget")
+    same += ("state_bytes", "parameters")
     one = {key: rows[0][key] for key in same} | {"seeds": len(rows)}
     one |= {"accuracy": mean(shares), "low": low, "high": high, "worst": min(shares)}
     one |= {key: mean(row[key] for row in rows) for key in ("exact", "steps", "seconds")}
