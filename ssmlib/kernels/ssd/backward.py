@@ -101,13 +101,15 @@ class Tokens(NamedTuple):
 class Found(NamedTuple):
     """What the kernels leave to `steps_kernel`, a lane being one of their tiles of a head.
 
-    itself (b g t): C B of each token with itself. pairs (4 b lanes t), see `pairs_kernel`. states
+    itself (b g t): C B of each token with itself. rest (b h t): what is left of it after its chunk,
+    times its step. pairs (4 b lanes t), see `pairs_kernel`. states
     (2 b lanes t): what a token leaves to the state, but for its step, and reads of it. through
     (slots lanes): what goes through a chunk, from the state before to the state after. skip
     (2 slots h p): the gradient of D of each half of a chunk, if D is (h p).
     """
 
     itself: Tensor
+    rest: Tensor
     pairs: Tensor
     states: Tensor
     through: Tensor
@@ -117,7 +119,7 @@ class Found(NamedTuple):
     def room(plan: Plan, b: int, slots: int, D: Tensor | None) -> "Found":
         pairs, states = (plan.h * f(plan).lanes(plan) for f in (pairs_tile, states_tile))
         t, g = plan.t, plan.g
-        sizes = (b, g, t), (4, b, pairs, t), (2, b, states, t), (slots, states)
+        sizes = (b, g, t), (b, plan.h, t), (4, b, pairs, t), (2, b, states, t), (slots, states)
         rooms = (torch.empty(size, device=plan.device) for size in sizes)
         by_channel = D is not None and D.ndim == 2
         skip = torch.zeros(2 * slots, *D.shape, device=plan.device) if by_channel else None
@@ -149,7 +151,7 @@ def backward(
     tile = layout.tile(x, B, C, chunk_size)
     plan = Plan.of(x, B, C, cu_seqlens, segment_of(x, cu_seqlens, tile))
     x, B, C, z = (layout.rows(v) for v in (x, B, C, z))
-    dy, dz, C = dy.contiguous(), None, C.to(B.dtype)
+    dy, dz = dy.contiguous(), None
     if z is not None:
         packed = (dt_bias, dt_softplus, state, cu_seqlens, chunk_size, False)
         dy, dz = gate(dy, forward(x, dt, A, B, C, D, None, *packed)[0], z)
@@ -162,8 +164,12 @@ def backward(
     part = part_of(plan, tile)
     slots = part * triton.cdiv(plan.t, KEEP) if cu_seqlens is None else len(saved)
     splits = shares(plan, 2 * slots * plan.g * triton.cdiv(plan.n, states_tile(plan).n), 1.9)
-    dtype = B.dtype if splits == 1 else torch.float32
-    dB, dC = (torch.empty(splits, *B.shape, dtype=dtype, device=x.device) for _ in range(2))
+    dB, dC = (
+        torch.empty(
+            splits, *v.shape, dtype=v.dtype if splits == 1 else torch.float32, device=x.device
+        )
+        for v in (B, C)
+    )
     start = after_segments(plan, tile, tokens, logs, d_last.contiguous())
     adjoint = torch.empty(slots, *saved.shape[1:], dtype=saved.dtype, device=x.device)
     for first in range(0, plan.sequences, part):
@@ -294,8 +300,8 @@ def pairs(plan: Plan, rows: range, tokens: Tokens, found: Found, slots: int) -> 
     per_group, chunks = plan.h // plan.g, triton.cdiv(plan.t, KEEP)
     first = rows[0] * chunks if plan.cu_seqlens is None else 0
     pairs_kernel[(3 * slots, plan.g * splits)](
-        dy, x, B, C, step, log, plan.cu_seqlens, scores, found.itself, found.pairs, found.skip,
-        first, plan.sequences, plan.t, chunks, plan.h, plan.g, per_group, splits,
+        dy, x, B, C, step, log, plan.cu_seqlens, scores, found.itself, found.rest, found.pairs,
+        found.skip, first, plan.sequences, plan.t, chunks, plan.h, plan.g, per_group, splits,
         triton.cdiv(per_group, splits), found.pairs[0].numel(), *strides, P=plan.p, N=plan.n,
         N_PAD=tile.n, WIDTH=tile.p, Q=KEEP // 2, STAGES=tile.stages, TILES=tiles,
         OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
@@ -317,7 +323,7 @@ def states(
     dC: Tensor,
 ) -> None:
     """Fill found, dB and dC (splits b t g n), for these rows of the batch, or all."""
-    tile, (dy, x, B, C, step, log) = states_tile(plan), tokens
+    tile, (dy, x, B, C, _, log) = states_tile(plan), tokens
     strides = (*x.stride()[:3], *B.stride()[:3], *C.stride()[:3])
     slots, per_group, chunks = len(scores), plan.h // plan.g, triton.cdiv(plan.t, KEEP)
     first = rows[0] * chunks if plan.cu_seqlens is None else 0
@@ -328,7 +334,7 @@ def states(
     deep = triton.cdiv(plan.n, tile.n)
     rows_of_all = dB[0].numel() // (plan.g * plan.n)
     states_kernel[(2 * slots, plan.g * deep * splits)](
-        dy, x, B, C, step, log, saved, adjoint, plan.cu_seqlens, scores, found.through,
+        dy, x, B, C, found.rest, log, saved, adjoint, plan.cu_seqlens, scores, found.through,
         found.states, dB, dC, first, plan.sequences, plan.t, chunks, plan.h, plan.g, per_group,
         splits, triton.cdiv(per_group, splits), scores.shape[2], found.states[0].numel(),
         rows_of_all, *strides, P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, KEEP=KEEP,

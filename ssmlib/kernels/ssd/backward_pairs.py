@@ -18,6 +18,7 @@ def pairs_kernel(
     cu_ptr,
     scores_ptr,
     itself_ptr,
+    rest_ptr,
     sums_ptr,
     dskip_ptr,
     first_slot,
@@ -55,8 +56,8 @@ def pairs_kernel(
     are four times (b lanes t), `size` numbers each, a lane being WIDTH channels of a head: what a
     token reads from others of its half; what others of its half read from it, but for its step; x
     times dy; and what goes from the first half to the second, for the second as it reads it, for
-    the first as it is read, but for its step. dskip (2 slots, h p), if D is (h p): its gradient, of
-    each half.
+    the first as it is read, but for its step. rest (b h t) is what is left of a token after
+    the chunk. dskip (2 slots h p), if D is (h p), is its gradient, of each half.
     """
     wide: tl.constexpr = (P + WIDTH - 1) // WIDTH
     slot, block = tl.program_id(0) // 3, tl.program_id(0) % 3
@@ -79,8 +80,8 @@ def pairs_kernel(
     C = tl.load(
         c_ptr + q[:, None] * c_t + n[None, :], mask=is_query[:, None] & is_n[None, :], other=0.0
     ).to(OPERAND)
-    weights = tl.dot(C, tl.trans(B), input_precision=PRECISION)
-    same, apart = q[:, None] == q[None, :], (q[:, None] > q[None, :]) | (block == 2)
+    weights = tl.dot(B, tl.trans(C), input_precision=PRECISION)  # (j i)
+    same, apart = q[:, None] == q[None, :], (q[:, None] < q[None, :]) | (block == 2)
     at = row_of(cu_ptr, first, G) + tl.cast(group, tl.int64) * t
     itself = tl.sum(tl.where(same, weights, 0.0), 1)
     tl.store(itself_ptr + at + of_keys + q, itself, mask=is_key & (block < 2) & (split == 0))
@@ -120,21 +121,24 @@ def pairs_kernel(
         log_i = tl.load(log_here + of_queries + q, mask=is_query, other=0.0)
         log_j = tl.load(log_here + of_keys + q, mask=is_key, other=0.0)
         step = tl.load(step_ptr + far * t + q, mask=is_key, other=0.0)
-        products = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+        products = tl.dot(v, tl.trans(g), input_precision=PRECISION)
         # decays of i < j, where weights are 0, are held below what is no number
-        decayed = tl.exp2(tl.minimum(log_i[:, None] - log_j[None, :], 64.0)) * products
-        gradient += decayed * step[None, :]
+        decayed = tl.exp2(tl.minimum(log_i[None, :] - log_j[:, None], 64.0)) * products
+        gradient += decayed * step[:, None]
         decayed *= weights
         lane = (far * wide + k % wide) * t + q
-        tl.store(read_ptr + lane, tl.sum(decayed * step[None, :], 1), mask=is_query)
-        tl.store(write_ptr + lane, tl.sum(decayed, 0), mask=is_key)
+        tl.store(read_ptr + lane, tl.sum(decayed * step[:, None], 0), mask=is_query)
+        tl.store(write_ptr + lane, tl.sum(decayed, 1), mask=is_key)
         if block < 2:
             both = tl.sum(tl.where(same, products, 0.0), 1)
             tl.store(both_ptr + lane, both, mask=is_key)
+            total = tl.load(log_here + tl.minimum(begin + 2 * Q, length) - 1)
+            at_rest = rest_ptr + of_rows + of_keys + far * t + q
+            tl.store(at_rest, step * tl.exp2(total - log_j), mask=is_key & (k % wide == 0))
             if dskip_ptr is not None:
                 at_skip = dskip_ptr + (2 * (slot + first_slot) + block).to(tl.int64) * (H * P)
                 by_channel = tl.sum(v.to(tl.float32) * g.to(tl.float32), 0)
                 tl.store(at_skip + far * P + p, by_channel, mask=p < P)
     at = (slot.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * (4 * Q * Q)
-    at += (of_queries - begin + q)[:, None] * (2 * Q) + (of_keys - begin + q)[None, :]
+    at += (of_queries - begin + q)[None, :] * (2 * Q) + (of_keys - begin + q)[:, None]
     tl.store(scores_ptr + at, gradient)

@@ -17,7 +17,7 @@ def side(
     m_t,
     other_ptr,
     other_t,
-    step_ptr,
+    rest_ptr,
     log_ptr,
     state,
     other_state,
@@ -58,6 +58,8 @@ def side(
     here, is_n = q < left, n < N
     mask = here[:, None] & is_n[None, :]
     m = tl.load(m_ptr + q[:, None] * m_t + n[None, :], mask=mask, other=0.0).to(OPERAND)
+    channel = tl.arange(0, WIDTH)
+    same = channel[:, None] == channel[None, :]
     total_at = log_ptr + tl.minimum(left, KEEP) - 1
     sums = tl.zeros((KEEP, N_PAD), tl.float32)
     for k in tl.range(0, heads * wide, num_stages=STAGES):
@@ -83,22 +85,24 @@ def side(
         lane = (far * wide + k % wide) * deep + part_of_n
         if WRITES:
             decay = tl.exp2(total - log)
-            weight = decay * tl.load(step_ptr + far * t + q, mask=here, other=0.0)
+            weight = tl.load(rest_ptr + far * t + q, mask=here, other=0.0)
             if TILES:
                 of_other = [first_other + head, part_of_n * N_PAD, offset]
                 other = other_state.load(of_other).reshape(N_PAD, WIDTH)
             else:
-                other = tl.load(other_state + at_state, mask=real, other=0.0)
-            through = tl.sum(tl.sum(h.to(tl.float32) * other.to(tl.float32), 1), 0)
+                other = tl.load(other_state + at_state, mask=real, other=0.0).to(OPERAND)
+            # the sum over all of h other is the trace of hᵀ other, which is faster
+            both = tl.dot(tl.trans(h), other, input_precision=PRECISION)
+            through = tl.sum(tl.sum(tl.where(same, both, 0.0), 1), 0)
             tl.store(through_ptr + lane, through * tl.exp2(total))
         else:
             decay = tl.exp2(log)
             weight = decay
-        found = tl.dot(m, h, input_precision=PRECISION)
         token = token.to(tl.float32)
-        tl.store(sums_ptr + lane * t + q, tl.sum(found * token, 1) * decay, mask=here)
         weighted = (token * weight[:, None]).to(OPERAND)
         sums = tl.dot(weighted, tl.trans(h), sums, input_precision=PRECISION)
+        found = tl.dot(m, h, input_precision=PRECISION)
+        tl.store(sums_ptr + lane * t + q, tl.sum(found * token, 1) * decay, mask=here)
     # within the chunk
     other = tl.load(other_ptr + q[:, None] * other_t + n[None, :], mask=mask, other=0.0)
     if WRITES:
@@ -119,7 +123,7 @@ def states_kernel(
     x,
     b_ptr,
     c_ptr,
-    step_ptr,
+    rest_ptr,
     log_ptr,
     saved,
     adjoint,
@@ -192,14 +196,14 @@ def states_kernel(
     out = ((tl.cast(split, tl.int64) * rows + first + begin) * G + group) * N
     if reads == 0:
         side(
-            x, x_ptr, x_t, x_h, b_ptr, b_t, c_ptr, c_t, step_ptr + logs, log_ptr + logs, adjoint,
+            x, x_ptr, x_t, x_h, b_ptr, b_t, c_ptr, c_t, rest_ptr + logs, log_ptr + logs, adjoint,
             saved, scores_ptr, through_ptr + here * (H * wide * deep), sums_ptr, db_ptr + out,
             G * N, i, begin, length, t, head_0, heads, part_of_n, parts, split == 0, first_adjoint,
             first_saved, True, P, N, N_PAD, WIDTH, KEEP, STAGES, TILES, OPERAND, PRECISION,
         )  # fmt: skip
     else:
         side(
-            dy, dy_ptr, H * P, P, c_ptr, c_t, b_ptr, b_t, step_ptr, log_ptr + logs, saved, adjoint,
+            dy, dy_ptr, H * P, P, c_ptr, c_t, b_ptr, b_t, rest_ptr, log_ptr + logs, saved, adjoint,
             scores_ptr, through_ptr, sums_ptr + size, dc_ptr + out, G * N, i, begin, length, t,
             head_0, heads, part_of_n, parts, split == 0, first_saved, first_adjoint, False, P,
             N, N_PAD, WIDTH, KEEP, STAGES, TILES, OPERAND, PRECISION,
