@@ -168,6 +168,14 @@ def test_same_bits_twice(seeded):
     assert all(map(torch.equal, all_gradients(inputs), all_gradients(inputs)))
 
 
+def test_operator(seeded):
+    *tensors, state = draw(seeded, 1, 5, 2, 3, 1, 2).values()
+    y, last, saved = forward(*tensors, True, state, None, None, True)
+    args = (y, last, *tensors, True, state, None, None, saved, "triton")
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.ssmlib.ssd_backward.default, args, test_utils=checks)
+
+
 COMPILE = """
 import torch
 from ssmlib.bench.assembly import compiled
