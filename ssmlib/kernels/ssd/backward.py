@@ -88,7 +88,7 @@ def roomy(device: torch.device) -> bool:
 
 
 class Tokens(NamedTuple):
-    """The inputs, rows side by side; dy before its gate. Descriptions where hardware takes them."""
+    """The inputs, their last axes side by side, dy the gradient before the gate; decays by KEEP."""
 
     dy: Tensor
     x: Tensor
@@ -101,10 +101,10 @@ class Tokens(NamedTuple):
 class Found(NamedTuple):
     """What the kernels leave to `steps_kernel`, a lane being one of their tiles of a head.
 
-    itself (b g t): C B of each token with itself. rest (b h t): what is left of it after its chunk,
-    times its step. pairs (4 b lanes t), see `pairs_kernel`. states
-    (2 b lanes t): what a token leaves to the state, but for its step, and reads of it. through
-    (slots lanes): what goes through a chunk, from the state before to the state after. skip
+    itself (b g t): C B of each token with itself. rest (b h t): what is left of a token after its
+    chunk, times its step, for `states_kernel`. pairs (4 b lanes t): see `pairs_kernel`. states
+    (2 b lanes t): what a token leaves to the state, but for its step, and what it reads of one.
+    through (slots lanes): what goes through a chunk, from the state before to the state after. skip
     (2 slots h p): the gradient of D of each half of a chunk, if D is (h p).
     """
 
