@@ -290,7 +290,8 @@ def test_a_captured_step_runs_twice_and_is_then_replayed(monkeypatch):
             pass
 
     cuda = {"CUDAGraph": Graph, "graph": capture, "Stream": Stream, "current_stream": Stream}
-    for name, value in (cuda | {"stream": lambda stream: nullcontext()}).items():
+    cuda |= dict.fromkeys(("stream", "device"), lambda which: nullcontext())
+    for name, value in cuda.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, stream: None)
     captured, drawn = Captured(step), []
@@ -299,6 +300,25 @@ def test_a_captured_step_runs_twice_and_is_then_replayed(monkeypatch):
     sums = torch.tensor([[0, 0, 1, 3, 6, 10, 15], [0, 1, 2, 3, 4, 5, 6]])[:, 1:]
     assert torch.equal(torch.stack(drawn, 1), sums + torch.tensor([[0] * 6, [0, 1, 2, 3, 4, 5]]))
     assert len({id(token) for token in calls[2:]}) == 1
+
+    def refuse(token, uniform):
+        if len(calls) == 2:
+            calls.append(None)
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return step(token, uniform)
+
+    for must in (False, True):
+        calls.clear()
+        place.zero_()
+        captured = Captured(refuse, must)
+        for i in range(2):
+            captured(torch.tensor([i, 1]), torch.zeros(2))
+        if must:
+            with pytest.raises(RuntimeError, match="not permitted"):
+                captured(torch.tensor([2, 1]), torch.zeros(2))
+            continue
+        again = [captured(torch.tensor([i, 1]), torch.zeros(2)) for i in range(2, 6)]
+        assert torch.equal(torch.stack(again, 1), sums[:, 2:])
 
 
 @pytest.mark.gpu

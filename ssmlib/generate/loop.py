@@ -15,6 +15,7 @@ from ssmlib.model import LanguageModel
 from ssmlib.shapes import check, check_number
 
 PIECE = 2048
+FEW = 16  # new tokens, for which it does not pay to capture a graph
 
 
 def generate(
@@ -37,8 +38,8 @@ def generate(
     likeliest token. seed: of the drawing, row i counts on from it, or one for each row; None goes
     on with torch's own random numbers. stop: tokens that end a row; it is filled with the one that
     did, and when all rows have ended, so does the call. piece: tokens of a prompt read at a time,
-    which bounds the memory. graph: replay the step as a CUDA graph; None does where it can. The
-    model is used in evaluation mode, and left in the mode it was in.
+    which bounds the memory. graph: replay the step as a CUDA graph; None does so where that can be
+    and pays. The model is used in evaluation mode, and left in the mode it was in.
     Raises ValueError for a prompt that the model refuses, a temperature < 0, a top_p that is not in
     (0, 1], stop tokens < 0, other numbers < 1, and graph=True where there can be none.
     """
@@ -136,7 +137,8 @@ def _steps(
         stops = torch.tensor(stop, dtype=torch.long, device=device)
         over = torch.zeros(b, dtype=torch.bool, device=device)
         last = token = pick(logits, numbers[:, 0], *drawing)
-        step = make_step(model, state, device, drawing, graph)
+        few = graph is None and count < FEW
+        step = make_step(model, state, device, drawing, False if few else graph)
         for i in range(count):
             if stop:
                 token = torch.where(over, last, token)

@@ -27,8 +27,8 @@ def make_step(
     """A function of tokens (b,) and uniform numbers (b,) that returns the next tokens (b,).
 
     state: the one before, of `LanguageModel.hold` for such a model, which is written over. graph:
-    capture the step; None does for a `LanguageModel` on a GPU. Raises ValueError for graph=True
-    with another model or device.
+    capture the step; None does for a `LanguageModel` on a GPU, if its layers let it. Raises
+    ValueError for graph=True with another model or device.
     """
     able = isinstance(model, LanguageModel) and device.type == "cuda"
     if graph and not able:
@@ -36,7 +36,7 @@ def make_step(
         raise ValueError(f"graph: expected False but for a LanguageModel on a GPU, got {came}")
     if isinstance(model, LanguageModel):
         plain = _in_place(model, state, drawing)
-        return Captured(plain) if able and graph is not False else plain
+        return Captured(plain, bool(graph)) if able and graph is not False else plain
     return _by_value(model, state, drawing)
 
 
@@ -44,26 +44,45 @@ class Captured:
     """A step whose first calls run as they are, and whose later ones replay a graph of it.
 
     The first calls compile kernels and let libraries make their workspaces, which no capture can.
+    A layer that waits for a value, as some mixtures of experts do, cannot be captured: then steps
+    go on as they are, or with must=True raise the RuntimeError that says so.
     """
 
     FIRST = 2
 
-    def __init__(self, step: Step):
-        self.step, self.calls = step, 0
-        self.graph = torch.cuda.CUDAGraph()
+    def __init__(self, step: Step, must: bool = False):
+        self.step, self.must, self.calls = step, must, 0
+        self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, token: Tensor, uniform: Tensor) -> Tensor:
+        with torch.cuda.device(token.device):
+            return self._next(token, uniform)
+
+    def _next(self, token: Tensor, uniform: Tensor) -> Tensor:
         self.calls += 1
         if self.calls <= self.FIRST:
             return self._beside(token, uniform)
         if self.calls == self.FIRST + 1:
-            self.token, self.uniform = token.clone(), uniform.clone()
-            with torch.cuda.graph(self.graph):  # nothing runs yet
-                self.drawn = self.step(self.token, self.uniform)
+            self._capture(token, uniform)
+        if self.graph is None:
+            return self.step(token, uniform)
         self.token.copy_(token)
         self.uniform.copy_(uniform)
         self.graph.replay()
         return self.drawn.clone()  # the next replay writes over it
+
+    def _capture(self, token: Tensor, uniform: Tensor) -> None:
+        """Nothing runs yet, so that a failure leaves the state as it was."""
+        graph = torch.cuda.CUDAGraph()
+        self.token, self.uniform = token.clone(), uniform.clone()
+        try:
+            with torch.cuda.graph(graph):
+                self.drawn = self.step(self.token, self.uniform)
+        except RuntimeError:
+            if self.must:
+                raise
+        else:
+            self.graph = graph
 
     def _beside(self, token: Tensor, uniform: Tensor) -> Tensor:
         """On a stream of its own, as libraries keep a workspace for each."""
