@@ -14,7 +14,7 @@ from ssmlib.mixers.attention import Attention
 from ssmlib.model import LanguageModel
 from ssmlib.shapes import check, check_number
 
-PIECE = 2048
+PIECE = 8192
 FEW = 16  # new tokens, for which it does not pay to capture a graph
 
 
