@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ssmlib.bench import store
 from ssmlib.bench.ledger import Ledger, OutOfTime
 from ssmlib.bench.recall import driver, pool
 from ssmlib.bench.recall import lane as lanes
+from ssmlib.bench.recall import published as told
 from ssmlib.bench.recall.cases import Case, Run, told_of
 from ssmlib.bench.recall.claims import spearman, verdicts
 from ssmlib.bench.recall.driver import main
@@ -19,7 +21,7 @@ from ssmlib.bench.recall.experiments import EXPERIMENTS, FAMILIES, MIXTURE, expe
 from ssmlib.bench.recall.lane import Lane, Stretch, answers, drawn, scored
 from ssmlib.bench.recall.layers import ShortConvConfig
 from ssmlib.bench.recall.models import MIXERS, model_of
-from ssmlib.bench.recall.published import published
+from ssmlib.bench.recall.published import PAIRS_OF_4, PAIRS_OF_16, published
 from ssmlib.bench.recall.results import best, command_of, interval
 from ssmlib.bench.recall.speed import throughput
 from ssmlib.generate import state_bytes
@@ -358,6 +360,12 @@ def test_claims_have_their_verdicts():
     assert spearman([1, 2, 3, 4], [2, 2, 5, 9]) == pytest.approx(0.9486833)
 
 
+def test_what_is_published_has_a_reference():
+    references = (Path(__file__).parent.parent / "book/references.bib").read_text()
+    for key in (told.ZOOLOGY, told.MAMBA2, told.HAX, told.MAMBA3):
+        assert f"{{{key}," in references
+
+
 def test_what_is_published_stands_beside_its_setting():
     near = {"experiment": "mqar", "mixer": "mamba2", "variant": "n=256", "d_model": 32}
     asked = "length=256 pairs=64 vocab=512 filler=zero"
@@ -372,8 +380,6 @@ def test_what_is_published_stands_beside_its_setting():
     assert published(key | {"length": 1024}) is None
     assert published({"experiment": "copying"}) is None
     names = [(mixer, " ".join(f"{k}={v}" for k, v in o.items())) for mixer, o in FAMILIES]
-    from ssmlib.bench.recall.published import PAIRS_OF_4, PAIRS_OF_16
-
     assert {*PAIRS_OF_4, *PAIRS_OF_16} <= set(names)
 
 

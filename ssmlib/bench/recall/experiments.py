@@ -196,9 +196,9 @@ _FULL = (
     | _of_joint((4, 8), (4, 8), 64, steps=3000, lrs=(2e-3, 5e-3))
     | _of_passkey(256, (1, 2, 4, 8), 64, steps=2000, lrs=(3e-3, 1e-3), solved=0.999)
 )
-_FEW = {"batch": 24, "sequences": 128}
+_FEW = {"batch": 48, "sequences": 256}
 _SMALL = (
-    _of_mqar((16, 32), (16, 32), (4, 8, 16), vocab=64, steps=600, lrs=(1e-2, 3e-2, 3e-3), **_FEW)
+    _of_mqar((16, 32), (24, 48), (4, 8, 16), vocab=64, steps=500, lrs=(1e-2, 3e-2, 3e-3), **_FEW)
     | _of_copying(12, 32, steps=2000, lrs=(1e-2, 3e-3), **_FEW)
     | _of_lookup(32, longest=12, given=2, answer=2, steps=2000, lrs=(1e-2, 3e-3), **_FEW)
     | _of_joint((2, 3), (2, 3), 32, steps=2000, lrs=(1e-2, 3e-3), **_FEW)

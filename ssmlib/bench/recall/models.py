@@ -4,6 +4,7 @@ Mixers that cannot look a token back by themselves stand behind a short convolut
 stand twice. `MIXERS[name](d, **options)` gives pattern and legend.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -113,4 +114,4 @@ def _attention(window: int | None, positions: str) -> AttentionConfig:
 
 
 def _mamba2(d: int, n: int) -> Mamba2Config:
-    return Mamba2Config(n, head_dim=min(32, 2 * d))
+    return Mamba2Config(n, head_dim=math.gcd(32, 2 * d))
