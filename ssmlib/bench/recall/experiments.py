@@ -188,7 +188,7 @@ _FULL = (
         (16, 4, 32, 64),
         vocab=512,
         steps=2000,
-        lrs=(1e-2, 3e-3, 1e-3),
+        lrs=(1e-2, 3e-3, 3e-2),
         batch=48,
     )
     | _of_copying(30, 64, steps=8000, lrs=(3e-3, 1e-3), solved=0.998)
