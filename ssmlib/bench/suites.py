@@ -71,6 +71,10 @@ SUITES = {
         "ssmlib.bench.recall",
         "what a state remembers: recall, copying, passkeys, by mixer, width, length and rate",
     ),
+    "hybrid": Suite(
+        "ssmlib.bench.hybrid",
+        "how many layers must attend, and which: text, recall and copying in one stream",
+    ),
     "model": Suite(
         "ssmlib.bench.model",
         "four models of 400M parameters: reading prompts, making tokens, memory",
