@@ -9,13 +9,13 @@ so far is the record OUT/recall.json. `--size small` is for a CPU; its files are
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ssmlib.bench.recall import TOGETHER, OutOfTime, ledger_for, measure_throughput, run_cases
+from ssmlib.bench import recall as lab
+from ssmlib.bench.recall import OutOfTime
 from ssmlib.bench.recall.cases import Case
 from ssmlib.bench.recall.experiments import EXPERIMENTS, SIZES, Experiment, experiment_of
 from ssmlib.bench.recall.models import BASES, MIXERS, POSITIONS, SPARSE
@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 with everything done that was asked for, 3 where time was up first."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    # as many queues to a GPU as there are streams, if nothing has used it yet
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+    lab.ask_for_queues()
     try:
         device = str(default_device(args.device))
         names = list(EXPERIMENTS) if "all" in args.experiments else args.experiments
@@ -49,12 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     name = "recall" if args.size == "full" else f"recall_{args.size}"
-    ledger = ledger_for(args.out / f"{name}.jsonl", device, args.seconds, _tell)
+    ledger = lab.ledger_for(args.out / f"{name}.jsonl", device, args.seconds, _tell)
     before, code = len(ledger.rows), 0
     try:
-        rows = run_cases(cases, ledger, device, args.together)
+        rows = lab.run_cases(cases, ledger, device, args.together)
         if "all" in args.experiments and args.mixer is None:
-            rows += measure_throughput(ledger, device, args.size)
+            rows += lab.measure_throughput(ledger, device, args.size)
     except OutOfTime:
         print(f"time is up; the same command goes on from {ledger.path}")
         rows, code = ledger.rows[before:], 3
@@ -110,6 +109,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("recall-runs"))
     parser.add_argument("--seconds", type=float, help="begin nothing new after so long")
-    parser.add_argument("--together", type=int, help=f"runs side by side; on a GPU, {TOGETHER}")
+    parser.add_argument("--together", type=int, help=f"runs side by side; on a GPU, {lab.TOGETHER}")
     parser.add_argument("--device", help="cuda or cpu; by default cuda if there is one")
     return parser
