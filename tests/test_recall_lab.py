@@ -412,12 +412,13 @@ def test_a_cell_is_trained_again_by_its_command(name):
 
 def test_the_driver_refuses_what_there_is_not(tmp_path, capsys):
     out = ["--size", "tiny", "--out", str(tmp_path), "--device", "cpu"]
-    for wrong in (["--course", "5"], ["--mixer", "s4d", "--window", "3"]):
+    for wrong in (["--course", "5"], ["--mixer", "s4d", "--window", "3"], ["--n", "4", "--d", "8"]):
         with pytest.raises(SystemExit):
             main(["mqar", *wrong, *out])
     told = capsys.readouterr().err
     assert "course: expected one of 16, got '5'" in told
     assert "s4d:" in told
+    assert "expected --mixer beside --n, --d, got none" in told
 
 
 @pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n not in ("mqar", "pareto")])

@@ -68,13 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def chosen(experiment: Experiment, args: argparse.Namespace) -> list[Case]:
     """The experiment's cells, or the one that the options describe, with the course's changes."""
+    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     if args.mixer is None:
+        described = [f"--{name}" for name in (*options, *(["d"] if args.d else []))]
+        if described:
+            raise ValueError(f"expected --mixer beside {', '.join(described)}, got none")
         cases = list(experiment.cases())
         if args.course is not None:
             experiment.course(args.course)
             cases = [case for case in cases if case.track == args.course]
     else:
-        options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
         course = next(iter(experiment.courses)) if args.course is None else args.course
         widths = [d for _, mixer, d, _ in experiment.cells if mixer == args.mixer]
         d = args.d or (widths[0] if widths else experiment.cells[0][2])
