@@ -388,8 +388,9 @@ def test_the_driver_trains_a_cell_and_goes_on(tmp_path, capsys):
     cell += ["--mixer", "mamba2", "--n", "4", "--lr", "1e-2", "--seeds", "1"]
     assert main([*cell, "--seconds", "0"]) == 3
     assert "goes on" in capsys.readouterr().out
-    assert not (tmp_path / "recall_tiny.json").exists()
+    assert not any(tmp_path.glob("*.json"))
     assert main(cell) == 0
+    assert store.load_record("recall_tiny", tmp_path).provenance["partial"]
     first = store.load_record("recall_tiny", tmp_path).rows
     assert len(first) == 3
     assert first[0].items() >= {"mixer": "mamba2", "variant": "n=4", "lr": 1e-2, "seed": 0}.items()
@@ -408,6 +409,18 @@ def test_a_cell_is_trained_again_by_its_command(name):
         command = command_of(case.labels).removeprefix("python -m ssmlib.recall ")
         args = driver._parser().parse_args(command.split())
         assert driver.chosen(experiment_of(name), args) == [case]
+
+
+def test_the_driver_writes_the_record_when_all_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "EXPERIMENTS", ["copying"])
+    command = ["--size", "tiny", "--out", str(tmp_path), "--device", "cpu"]
+    assert main(["copying", *command]) == 0
+    assert not (tmp_path / "recall_tiny.json").exists()
+    assert main(["all", *command]) == 0
+    rows = store.load_record("recall_tiny", tmp_path).rows
+    assert {row["experiment"] for row in rows} == {"copying", "throughput"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".jsonl"}
+    assert not (tmp_path / "recall_tiny.partial.json").exists()
 
 
 def test_the_driver_refuses_what_there_is_not(tmp_path, capsys):

@@ -5,7 +5,8 @@
     python -m ssmlib.recall all --out runs
 
 Runs that are done stand in OUT/recall.jsonl, and the same command goes on from there; what is known
-so far is the record OUT/recall.json. `--size small` is for a CPU; its files are recall_small.
+so far is OUT/recall.partial.json, and when nothing is missing the record OUT/recall.json. `--size
+small` is for a CPU; its files are called recall_small.
 """
 
 import argparse
@@ -15,12 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ssmlib.bench import recall as lab
+from ssmlib.bench.ledger import Ledger
 from ssmlib.bench.recall import OutOfTime
 from ssmlib.bench.recall.cases import Case
 from ssmlib.bench.recall.experiments import EXPERIMENTS, SIZES, Experiment, experiment_of
 from ssmlib.bench.recall.models import BASES, MIXERS, POSITIONS, SPARSE
+from ssmlib.bench.recall.pool import complete
 from ssmlib.bench.recall.results import in_order, summary
-from ssmlib.bench.store import record
+from ssmlib.bench.store import Draft
 from ssmlib.bench.suites import command_for
 from ssmlib.bench.timing import default_device
 
@@ -60,10 +63,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rows:
         print(summary(in_order(rows)))
     if ledger.rows:
-        command = f"python -m ssmlib.recall all --size {args.size}"
-        command = command_for("recall") if args.size == "full" else command
-        print(record(name, in_order(ledger.rows), command, args.out, device))
+        print(written(name, args, ledger, device))
     return code
+
+
+def written(name: str, args: argparse.Namespace, ledger: Ledger, device: str) -> Path:
+    """Write what the ledger holds: the record, or a partial one as long as a run is missing."""
+    command = f"python -m ssmlib.recall all --size {args.size}"
+    command = command_for("recall") if args.size == "full" else command
+    draft = Draft(name, command, args.out, device)
+    rows = in_order(ledger.rows)
+    every = [case for one in EXPERIMENTS for case in experiment_of(one, args.size).cases()]
+    if complete(every, ledger) and ledger.find({"experiment": "throughput"}):
+        return draft.finish(rows)
+    draft.rows = rows[:-1]
+    draft.add(rows[-1])
+    return args.out / f"{name}.partial.json"
 
 
 def chosen(experiment: Experiment, args: argparse.Namespace) -> list[Case]:

@@ -57,10 +57,7 @@ def train_all(
     """
     searches = [Search(case) for case in cases]
     for search in searches:
-        while on_file := [(r, rows) for r in search.missing() if (rows := ledger.find(r.labels))]:
-            for run, rows in on_file:
-                search.note(run, rows)
-                yield run, rows
+        yield from _on_file(search, ledger)
     lanes: list[Lane] = []
     while True:
         late = _begin(searches, lanes, ledger, device, together)
@@ -78,6 +75,14 @@ def train_all(
             lane.run = None
     if late:
         raise OutOfTime
+
+
+def complete(cases: Sequence[Case], ledger: Ledger) -> bool:
+    """Whether every run that the cases need is on file."""
+    searches = [Search(case) for case in cases]
+    for search in searches:
+        list(_on_file(search, ledger))
+    return not any(search.missing() for search in searches)
 
 
 def turn(lane: Lane) -> Stretch | None:
@@ -112,6 +117,13 @@ def rows_of(lane: Lane, last: Stretch) -> Iterator[Row]:
         found = lane.test(setting, seed_of("recall test", told_of(setting)))
         asked = {"test": i, "tested": told_of(setting), "chance": task.chance(**setting)}
         yield asked | found._asdict() | common | {"status": "ok" if fine else "diverged"}
+
+
+def _on_file(search: Search, ledger: Ledger) -> Iterator[tuple[Run, list[Row]]]:
+    while there := [(run, rows) for run in search.missing() if (rows := ledger.find(run.labels))]:
+        for run, rows in there:
+            search.note(run, rows)
+            yield run, rows
 
 
 def _begin(
