@@ -15,6 +15,7 @@ import pytest
 import torch
 import traitlets
 from schedules import SCHEDULES, loop
+from test_viz_recall import rows as recall_rows
 
 from ssmlib import plots
 from ssmlib.costs import MODELS, context_bytes, parameters
@@ -26,6 +27,7 @@ from ssmlib.viz import (
     dt_dial,
     hippo_draw,
     kv_calculator,
+    recall_pareto,
     s4_kernel,
     scan_tree,
     selection_dial,
@@ -46,6 +48,7 @@ MAKE = {
     "state_heatmap": lambda: state_heatmap(embed(4)[0]),
     "hippo_draw": hippo_draw,
     "s4_kernel": s4_kernel,
+    "recall_pareto": lambda: recall_pareto(recall_rows()),
     "scan_tree": lambda: scan_tree(SCHEDULES),
     "selection_dial": selection_dial,
     "ssd_blocks": ssd_blocks,

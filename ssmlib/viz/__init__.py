@@ -10,11 +10,13 @@ selection_dial   a memory of one number, with a step Δ of its own for each toke
 selection_text   the steps that a trained model chose, byte by byte
 scan_tree        which entries of a scan are combined in which round
 ssd_blocks       the matrix of state space duality in chunks, each block read two ways
+recall_pareto    right answers against bytes of state, model by model
 """
 
 from ssmlib.viz.figures import attention_grid, dt_dial, kv_calculator, state_heatmap
 from ssmlib.viz.hippo_draw import hippo_draw
 from ssmlib.viz.host import Figure
+from ssmlib.viz.recall import recall_pareto
 from ssmlib.viz.s4_kernel import s4_kernel
 from ssmlib.viz.scan import scan_tree
 from ssmlib.viz.selection import selection_dial, selection_text
@@ -26,6 +28,7 @@ __all__ = [
     "dt_dial",
     "hippo_draw",
     "kv_calculator",
+    "recall_pareto",
     "s4_kernel",
     "scan_tree",
     "selection_dial",

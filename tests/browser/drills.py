@@ -359,6 +359,47 @@ def ssd_blocks(figure: Locator) -> None:
     assert said(row) == "chunk 4 of 4"
 
 
+def recall_pareto(figure: Locator) -> None:
+    asked, place = (
+        figure.get_by_label(name, exact=True) for name in ("Asked about", "Model, by bytes")
+    )
+    chances, total = figure.locator("[data-part=chance]"), int(place.get_attribute("max")) + 1
+    points = figure.locator("[data-part=points] > *")
+    assert points.count() == total
+    shows(figure, "shown", f"{total} of {total}")
+    place.press("Home")
+    name, first = said(place), number(value(figure, "share"))
+    shows(figure, "model", name)
+    expect(figure.locator(".told")).to_contain_text("No model shown gets more right")
+    if asked.locator("option").count() > 1:
+        asked.select_option(index=1)  # fewer pairs
+        assert number(value(figure, "share")) >= first
+        assert chances.get_attribute("d").startswith("M")
+        asked.select_option(index=0)
+        assert number(value(figure, "share")) == first
+    place.press("End")
+    assert number(value(figure, "bytes")) > 0
+    assert said(place) != name
+    picture = figure.get_by_role("img").first
+    dot = points.first.bounding_box()
+    picture.page.mouse.move(dot["x"] + dot["width"] / 2, dot["y"] + dot["height"] / 2)
+    shows(figure, "model", name)  # pointing chooses, and the slider follows
+    assert said(place) == name
+    families = figure.get_by_role("checkbox")
+    for family in families.all():
+        family.press("Space")
+    assert points.count() == 0
+    shows(figure, "model", "none")
+    expect(figure.locator(".told")).to_have_text("No family is shown.")
+    families.last.check()
+    assert 0 < points.count() < total or families.count() == 1
+    shows(figure, "shown", f"{points.count()} of {total}")
+    assert value(figure, "model").startswith(figure.locator("label.toggle").last.inner_text())
+    for family in families.all():
+        family.check()
+    assert points.count() == total
+
+
 DRILLS = {
     "attention_grid": attention_grid,
     "kv_calculator": kv_calculator,
@@ -370,4 +411,5 @@ DRILLS = {
     "selection_text": selection_text,
     "scan_tree": scan_tree,
     "ssd_blocks": ssd_blocks,
+    "recall_pareto": recall_pareto,
 }

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from schedules import SCHEDULES
+from test_viz_recall import rows as recall_rows
 
 from ssmlib.discretize import METHODS
 from ssmlib.example import embed
@@ -12,6 +13,7 @@ from ssmlib.viz import (
     dt_dial,
     hippo_draw,
     kv_calculator,
+    recall_pareto,
     s4_kernel,
     scan_tree,
     selection_dial,
@@ -34,6 +36,7 @@ NAMES = [
     "selection_text",
     "scan_tree",
     "ssd_blocks",
+    "recall_pareto",
 ]
 PLAIN = """body { margin: 8px; font: 16px sans-serif }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #eee } }"""
@@ -71,6 +74,7 @@ def site(tmp_path_factory, serve):
         selection_text("a few\nletters", {"one": range(1, 14), "other": [0.1] * 13}),
         scan_tree(SCHEDULES, 16, follow=3),
         ssd_blocks(),
+        recall_pareto(recall_rows()),
     ]
     (folder / "book.html").write_text(page(BOOK, *figures), encoding="utf-8")
     (folder / "plain.html").write_text(page(PLAIN, *figures), encoding="utf-8")
