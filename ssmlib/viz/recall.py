@@ -151,6 +151,8 @@ def front(models: Sequence[Mapping[str, Any]], test: int) -> list[Mapping[str, A
 def _still(models: Sequence[Mapping[str, Any]], asked: tuple[str, float], test: int) -> "Still":
     from matplotlib.figure import Figure as Still
 
+    from ssmlib.plots import bytes_label
+
     still = Still(figsize=(6.6, 3.8), facecolor=COLOUR["paper"], layout="constrained")
     ax = still.subplots()
     ahead = front(models, test)
@@ -170,6 +172,7 @@ def _still(models: Sequence[Mapping[str, Any]], asked: tuple[str, float], test: 
             ax.plot(*places, MARKERS[marker], label=name, **style)
     ax.axhline(asked[1], color=COLOUR["muted"], ls="--", lw=1)
     ax.set(xscale="log", ylim=(-0.03, 1.05))
+    ax.xaxis.set_major_formatter(bytes_label)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     ax.set_xlabel("bytes of state for one sequence", fontsize=SMALL)
