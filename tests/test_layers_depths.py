@@ -18,6 +18,7 @@ def depths(capacity=0.5, other=None, mixer=None):
 @pytest.mark.parametrize("other", [None, MambaConfig(4)])
 @pytest.mark.parametrize("capacity", [0.1, 0.5, 1.0])
 def test_the_definition_and_its_gradients(capacity, other, seeded):
+    """eq-depths."""
     layer, x = depths(capacity, other), seeded.normal(2, 9, 8).requires_grad_()
 
     def defined(x):

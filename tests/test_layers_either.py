@@ -21,6 +21,7 @@ def either(by="token", **changes):
 
 @pytest.mark.parametrize("by", ["place", "token"])
 def test_the_definition_and_its_gradients(by, seeded):
+    """eq-either."""
     layer, x = either(by), seeded.normal(2, 9, 8).requires_grad_()
 
     def defined(x):

@@ -11,6 +11,7 @@ from ssmlib.model import ModelConfig
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_no_number_moves_by_more_than_half_a_step(dtype, seeded):
+    """eq-int8."""
     w = (seeded.normal(3, 5, 64) * torch.logspace(-6, 6, 5).double()[:, None]).to(dtype)
     q, scale = quantize(w)
     assert (q.dtype, scale.dtype, scale.shape) == (torch.int8, dtype, (3, 5, 1))

@@ -10,12 +10,14 @@ selection_dial   a memory of one number, with a step Δ of its own for each toke
 selection_text   the steps that a trained model chose, byte by byte
 scan_tree        which entries of a scan are combined in which round
 ssd_blocks       the matrix of state space duality in chunks, each block read two ways
+hybrid_calculator  memory and work of a mix of attention and Mamba
 recall_pareto    right answers against bytes of state, model by model
 """
 
 from ssmlib.viz.figures import attention_grid, dt_dial, kv_calculator, state_heatmap
 from ssmlib.viz.hippo_draw import hippo_draw
 from ssmlib.viz.host import Figure
+from ssmlib.viz.hybrids import hybrid_calculator
 from ssmlib.viz.recall import recall_pareto
 from ssmlib.viz.s4_kernel import s4_kernel
 from ssmlib.viz.scan import scan_tree
@@ -27,6 +29,7 @@ __all__ = [
     "attention_grid",
     "dt_dial",
     "hippo_draw",
+    "hybrid_calculator",
     "kv_calculator",
     "recall_pareto",
     "s4_kernel",

@@ -400,6 +400,58 @@ def recall_pareto(figure: Locator) -> None:
     assert points.count() == total
 
 
+def hybrid_calculator(figure: Locator) -> None:
+    from ssmlib.viz.hybrids import SHAPES, mix_costs
+
+    def control(name: str) -> Locator:
+        return figure.get_by_label(name)
+
+    def counted(name: str, every: int, context: int) -> None:
+        wanted = mix_costs(SHAPES[name], every, context)
+        shows(figure, "attention", str(wanted["attention"]))
+        for key, told in (("cache", "GB"), ("state", "MB")):
+            shown = value(figure, key)
+            assert shown.endswith(told)
+            unit = {"GB": 1e9, "MB": 1e6}[told]
+            assert math.isclose(number(shown) * unit, wanted[key], rel_tol=1e-3)
+        powers = {"mega": 1e6, "giga": 1e9, "tera": 1e12, "peta": 1e15, "exa": 1e18}
+        for key in ("token", "prompt"):
+            shown = value(figure, key)
+            power = powers[shown.split()[1].removesuffix("FLOPs")]
+            assert math.isclose(number(shown) * power, wanted[key], rel_tol=5e-3)
+
+    ratio, context = control("Attention in"), control("Context in tokens")
+    turn(control("Requests at once"), "1")
+    control("Start from").select_option("7B, a key for every head")
+    turn(context, "100,000")
+    turn(ratio, "1 in 2")
+    counted("7B, a key for every head", 2, 100_000)
+    shows(figure, "cache", "26.21 GB")
+    turn(ratio, "none")
+    shows(figure, "cache", "0 B")
+    shows(figure, "state", "19.92 MB")
+    expect(figure.locator(".told")).to_contain_text("No cache")
+    control("Start from").select_option("Jamba v0.1, dense MLPs")
+    assert said(ratio) == "1 in 8"
+    turn(context, "262,144")
+    counted("Jamba v0.1, dense MLPs", 8, 262_144)
+    shows(figure, "cache", "4.295 GB")
+    shows(figure, "attention", "4")
+    ratio.press("Home")
+    shows(figure, "saved", "100 %")
+    turn(ratio, "1 in 4")
+    shows(figure, "cache", "8.590 GB")
+    assert "8 of them attention" in figure.get_by_role("img").get_attribute("aria-label")
+    assert figure.locator("[data-part=layers] rect").count() == 32
+    turn(control("Layers"), "64")
+    shows(figure, "scans", "48")
+    turn(control("Heads of keys and values"), "32")
+    shows(figure, "cache", "68.72 GB")
+    click_at(context, 0.5)
+    click_at(control("Requests at once"), 1)
+    assert number(value(figure, "state")) > 1
+
+
 DRILLS = {
     "attention_grid": attention_grid,
     "kv_calculator": kv_calculator,
@@ -411,5 +463,6 @@ DRILLS = {
     "selection_text": selection_text,
     "scan_tree": scan_tree,
     "ssd_blocks": ssd_blocks,
+    "hybrid_calculator": hybrid_calculator,
     "recall_pareto": recall_pareto,
 }

@@ -12,6 +12,7 @@ from ssmlib.viz import (
     attention_grid,
     dt_dial,
     hippo_draw,
+    hybrid_calculator,
     kv_calculator,
     recall_pareto,
     s4_kernel,
@@ -36,6 +37,7 @@ NAMES = [
     "selection_text",
     "scan_tree",
     "ssd_blocks",
+    "hybrid_calculator",
     "recall_pareto",
 ]
 PLAIN = """body { margin: 8px; font: 16px sans-serif }
@@ -74,6 +76,7 @@ def site(tmp_path_factory, serve):
         selection_text("a few\nletters", {"one": range(1, 14), "other": [0.1] * 13}),
         scan_tree(SCHEDULES, 16, follow=3),
         ssd_blocks(),
+        hybrid_calculator(),
         recall_pareto(recall_rows()),
     ]
     (folder / "book.html").write_text(page(BOOK, *figures), encoding="utf-8")
