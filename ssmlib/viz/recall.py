@@ -104,7 +104,7 @@ def _models(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], list[tuple[str, 
         if asked.keys() != tests.keys():
             raise ValueError(f"rows: expected {len(tests)} tests of {name}, got {len(asked)}")
     models = [_model([asked[test] for test in sorted(tests)]) for asked in found.values()]
-    models.sort(key=lambda m: (m["bytes"], m["family"], m["name"]))
+    models.sort(key=lambda m: (m["bytes"], -m["accuracy"][0], m["family"], m["name"]))
     return models, [tests[test] for test in sorted(tests)]
 
 

@@ -363,7 +363,8 @@ def recall_pareto(figure: Locator) -> None:
     asked, place = (
         figure.get_by_label(name, exact=True) for name in ("Asked about", "Model, by bytes")
     )
-    chances, total = figure.locator("[data-part=chance]"), int(place.get_attribute("max")) + 1
+    chance, total = figure.locator("[data-part=chance]"), int(place.get_attribute("max")) + 1
+    picture = figure.get_by_role("img").first
     points = figure.locator("[data-part=points] > *")
     assert points.count() == total
     shows(figure, "shown", f"{total} of {total}")
@@ -372,15 +373,16 @@ def recall_pareto(figure: Locator) -> None:
     shows(figure, "model", name)
     expect(figure.locator(".told")).to_contain_text("No model shown gets more right")
     if asked.locator("option").count() > 1:
-        asked.select_option(index=1)  # fewer pairs
-        assert number(value(figure, "share")) >= first
-        assert chances.get_attribute("d").startswith("M")
+        before = chance.get_attribute("d"), points.first.evaluate("e => e.outerHTML")
+        asked.select_option(index=1)
+        told = asked.locator("option:checked").inner_text()
+        assert told in picture.get_attribute("aria-label")
+        assert (chance.get_attribute("d"), points.first.evaluate("e => e.outerHTML")) != before
         asked.select_option(index=0)
         assert number(value(figure, "share")) == first
     place.press("End")
     assert number(value(figure, "bytes")) > 0
     assert said(place) != name
-    picture = figure.get_by_role("img").first
     dot = points.first.bounding_box()
     picture.page.mouse.move(dot["x"] + dot["width"] / 2, dot["y"] + dot["height"] / 2)
     shows(figure, "model", name)  # pointing chooses, and the slider follows
@@ -404,7 +406,7 @@ def hybrid_calculator(figure: Locator) -> None:
     from ssmlib.viz.hybrids import SHAPES, mix_costs
 
     def control(name: str) -> Locator:
-        return figure.get_by_label(name)
+        return figure.get_by_label(name, exact=True)
 
     def counted(name: str, every: int, context: int) -> None:
         wanted = mix_costs(SHAPES[name], every, context)
@@ -441,7 +443,7 @@ def hybrid_calculator(figure: Locator) -> None:
     shows(figure, "saved", "100 %")
     turn(ratio, "1 in 4")
     shows(figure, "cache", "8.590 GB")
-    assert "8 of them attention" in figure.get_by_role("img").get_attribute("aria-label")
+    assert "8 of them attention" in figure.get_by_role("img").first.get_attribute("aria-label")
     assert figure.locator("[data-part=layers] rect").count() == 32
     turn(control("Layers"), "64")
     shows(figure, "scans", "48")
