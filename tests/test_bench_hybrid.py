@@ -56,6 +56,8 @@ def test_the_text_is_told_by_two_letters_and_no_fewer():
         (8, 4, "spread", "M*M*M*M*"),
         (8, 2, "first", "**MMMMMM"),
         (8, 1, "last", "MMMMMMM*"),
+        (8, 4, "middle", "MM****MM"),
+        (12, 4, "middle", "MMMM****MMMM"),
         (2, 2, "spread", "**"),
         (2, 1, "spread", "M*"),
     ],
@@ -66,7 +68,7 @@ def test_patterns(layers, attention, place, pattern):
 
 def test_the_cases_of_experiment_13():
     cases = list(cases_of(SIZES["full"]))
-    assert len(cases) == 12
+    assert len(cases) == 14  # one in the middle is one that is spread
     assert {case.attention for case in cases} == {0, 1, 2, 4, 8}
     for case in cases:
         assert case.model.pattern.count("*") == case.attention
@@ -156,8 +158,8 @@ def test_bad_input_is_named():
         Stream(24, 20, 4)
     with pytest.raises(ValueError, match="attention"):
         pattern_of(3, 4, "first")
-    with pytest.raises(ValueError, match="place: expected one of spread, first, last"):
-        pattern_of(3, 1, "middle")
+    with pytest.raises(ValueError, match="place: expected one of spread, first, middle, last"):
+        pattern_of(3, 1, "top")
     with pytest.raises(ValueError, match="size: expected one of full, small, tiny, got 'huge'"):
         hybrid.run_size("huge")
     assert isinstance(SIZES["full"], Size)

@@ -142,7 +142,7 @@ def draw_ratio(ax: "Axes", rows: Iterable[Mapping[str, Any]]) -> None:
     """
     rows = list(rows)
     most = max(row["attention"] for row in rows)
-    for place, mark in (("spread", "o"), ("first", "v"), ("last", "^")):
+    for place, mark in (("spread", "o"), ("first", "v"), ("middle", "D"), ("last", "^")):
         own = [
             row
             for row in rows

@@ -9,7 +9,7 @@ from ssmlib.mixers.mamba2 import Mamba2Config
 from ssmlib.model import MixerConfig, ModelConfig
 from ssmlib.shapes import check_number
 
-PLACES = ("spread", "first", "last")
+PLACES = ("spread", "first", "middle", "last")
 ROTARY = 10000.0
 
 
@@ -69,7 +69,7 @@ SIZES = {
         state=16,
         expand=2,
         batch=32,
-        steps=1200,
+        steps=1000,
         lrs=(3e-3, 1e-3),
         seeds=3,
     ),
@@ -130,15 +130,18 @@ class Case:
 def pattern_of(layers: int, attention: int, place: str) -> str:
     """So many layers as glyphs, `attention` of them "*" and the others "M".
 
-    place: "first", "last", or "spread", each in the middle of an equal share of the layers.
+    place: "first", "last" or "middle" (a sandwich), side by side; or "spread", each in the middle
+    of an equal share of the layers.
     Raises ValueError for more attention than layers, or another place.
     """
     check_number(low=1, whole=True, layers=layers)
     check_number(low=0, high=layers, whole=True, attention=attention)
     if place not in PLACES:
         raise ValueError(f"place: expected one of {', '.join(PLACES)}, got {place!r}")
+    before = (layers - attention + 1) // 2
     at = {
         "first": range(attention),
+        "middle": range(before, before + attention),
         "last": range(layers - attention, layers),
         "spread": [(2 * i + 1) * layers // (2 * attention) for i in range(attention)],
     }[place]
