@@ -122,8 +122,8 @@ def markdown(made: Iterable[Verdict]) -> str:
     """
     made = list(made)
     heads = ("operation", "b · d · t", "ms", "floor, ms", "reached", "peer, ms", "times")
-    lines = [f"| {' | '.join(heads)} | memory | goal | |"]
-    lines += ["|:--|:--|--:|:--|--:|--:|--:|--:|--:|:--|", *map(_line, made)]
+    lines = [f"| {' | '.join(heads)} | memory | goal |"]
+    lines += ["|:--|:--|--:|:--|--:|--:|--:|--:|:--|", *map(_line, made)]
     names = sorted({peer["provider"] for verdict in made for peer in verdict.peers})
     told = [verdict.met for verdict in made if verdict.met is not None]
     heavy = [verdict.memory > 1 for verdict in made if verdict.memory is not None]
@@ -139,9 +139,11 @@ def _line(verdict: Verdict) -> str:
     row, peers, aim = verdict.row, verdict.peers, verdict.aim
     shown = {"times": "{:g}×", "share": "{:.0%}"}[aim.kind]
     asked = "–" if aim.least is None else shown.format(aim.least)
+    asked = asked if aim.memory is None else f"{asked}, memory ≤ {aim.memory:g}"
+    told = {True: "met", False: "**missed**", None: ""}[verdict.met]
     share = verdict.share
     cells = [
-        f"{row['experiment']}, {row['pass']}",
+        f"{row['experiment']}, {row['pass']}".replace("+", " + "),  # where a line may break
         f"{row['b']} · {row['d']:,} · {row['n']:,}",
         f"{row['seconds'] * 1e3:.3g}",
         "–" if share is None else f"{row['floor_seconds'] * 1e3:.3g} {row['bound']}",
@@ -149,7 +151,6 @@ def _line(verdict: Verdict) -> str:
         "–" if not peers else f"{min(peer['seconds'] for peer in peers) * 1e3:.3g}",
         "–" if verdict.times is None else f"{verdict.times:.2f}",
         "–" if verdict.memory is None else f"{verdict.memory:.2f}",
-        asked if aim.memory is None else f"{asked}, memory ≤ {aim.memory:g}",
-        {True: "met", False: "**missed**", None: ""}[verdict.met],
+        f"{asked} {told}".strip(),
     ]
     return f"| {' | '.join(cells)} |"
