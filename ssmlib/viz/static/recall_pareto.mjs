@@ -108,7 +108,7 @@ function render({ model, el }) {
     }
     if (some.length) {
       place = slider("Model, by bytes", some.map((_, i) => i), some.indexOf(chosen),
-        (i) => label(some[i]), () => { chosen = some[place.value]; draw(); });
+        (i) => `${i + 1} of ${some.length}`, () => { chosen = some[place.value]; draw(); });
       room.replaceChildren(place.node);
     } else room.replaceChildren();
     draw();
