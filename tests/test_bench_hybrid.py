@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ssmlib.bench import hybrid, store
+from ssmlib.bench.hybrid import here
 from ssmlib.bench.hybrid.__main__ import main
 from ssmlib.bench.hybrid.cases import SIZES, Size, cases_of, pattern_of
 from ssmlib.bench.hybrid.fit import Cell, fit, sweep
@@ -149,6 +150,14 @@ def test_the_command_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
     made = json.loads((tmp_path / "hybrid_tiny.json").read_text())
     assert store.load_record(made["name"], tmp_path).rows == made["rows"]
     assert len(made["rows"]) == len(list(cases_of(fewer)))
+
+
+def test_the_machine_at_hand_is_timed():
+    rows = list(here.rows("cpu", prompts=[16], contexts=[32]))
+    assert [row["experiment"] for row in rows] == ["decode", "prefill"] * 4
+    assert {row["status"] for row in rows} == {"ok"}
+    sizes = [row["parameters"] for row in rows]
+    assert max(sizes) < 1.2 * min(sizes)
 
 
 def test_bad_input_is_named():

@@ -15,10 +15,12 @@ from ssmlib.viz import hybrid_calculator
 from ssmlib.viz.hybrids import (
     EVERY,
     SHAPES,
+    SPEED,
     draw_budget,
     draw_gates,
     draw_patterns,
     draw_ratio,
+    draw_speed,
     mix_costs,
 )
 
@@ -96,6 +98,23 @@ def test_the_chapters_other_pictures():
     draw_budget(ax, {"a": {"experts": 2e9, "cache": 1e9}, "b": {"experts": 1e9}}, limit=8e9)
     assert [bar.get_x() for bar in ax.patches] == [0, 2, 0]
     assert [t.get_text() for t in ax.texts] == ["3 GB", "1 GB"]
+
+
+@pytest.mark.parametrize("peak", [None, 7])
+def test_speed_is_drawn_by_model(peak):
+    axes = Figure().subplots(1, 3)
+    row = {"status": "ok", "seconds": 0.5, "state_bytes": 3, "peak_bytes": peak}
+    rows = [
+        row | {"experiment": kind, "provider": name, "n": n}
+        for kind in ("prefill", "decode")
+        for name in SPEED
+        for n in (64, 128)
+    ]
+    rows.append({"status": "out of memory", "experiment": "prefill", "provider": "mamba", "n": 256})
+    draw_speed(axes, rows)
+    assert axes[2].get_title() == ("kept" if peak is None else "most memory")
+    assert [len(ax.lines) for ax in axes] == [4, 4, 4]
+    assert axes[2].lines[0].get_ydata().tolist() == [peak or 3] * 2
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 EVERY = (1, 2, 3, 4, 6, 8, 12, 16, 32, 0)  # as in hybrid_calculator.mjs
 HUES = {"*": "attention", "M": "state", "R": "state", "Z": "hybrid", "H": "input"}
 REST = "muted"  # what mixes no tokens
+SPEED = {
+    "transformer": ("attention", "o-"),
+    "hybrid 1:7": ("hybrid", "o-"),
+    "mamba-2": ("state", "o-"),
+    "mamba": ("state", "o:"),
+}
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,8 @@ def hybrid_calculator(
         caption=(
             "Choose a model, then move the share of attention. Memory falls with the number of"
             " attention layers and with nothing else, until the states are what is left. Then drag"
-            " the context: at a thousand tokens the work hardly cares, at a million it falls as"
-            " memory does. Set Jamba to 1 in 4, which is what one of our articles says it has."
+            " the context: at a thousand tokens the work even rises a little, at a million it"
+            " falls nearly as memory does. Set Jamba to 1 in 4, as one of our articles has it."
         ),
         draw=partial(_still, chosen, mixes),
     )
@@ -158,6 +164,39 @@ def draw_ratio(ax: "Axes", rows: Iterable[Mapping[str, Any]]) -> None:
     ax.set_xticks(sorted({row["attention"] for row in rows}))
     ax.set(xlabel="attention layers", ylabel="mean loss")
     ax.legend()
+
+
+def draw_speed(axes: "Sequence[Axes]", rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows of the suite `model` on three axes: seconds of a prompt and of a token, and memory.
+
+    Memory is the most that a prompt took above the weights, where that was measured, and else what
+    is kept of it.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    from ssmlib.plots import bytes_label, length_axis, seconds_label
+
+    rows = [row for row in rows if row["status"] == "ok"]
+    prompts, tokens = (
+        [row for row in rows if row["experiment"] == kind] for kind in ("prefill", "decode")
+    )
+    peak = all(row["peak_bytes"] is not None for row in prompts)
+    panels = (
+        ("reading a prompt", prompts, "seconds", seconds_label),
+        ("one more token", tokens, "seconds", seconds_label),
+        ("most memory" if peak else "kept", prompts, "peak_bytes" if peak else "state_bytes", None),
+    )
+    for ax, (title, found, key, label) in zip(axes, panels, strict=True):
+        for name, (hue, style) in SPEED.items():
+            own = [row for row in found if row["provider"] == name]
+            points = [row["n"] for row in own], [row[key] for row in own]
+            ax.plot(*points, style, color=COLOUR[hue], label=name)
+        length_axis(ax, sorted({row["n"] for row in found}), "tokens")
+        ax.set(yscale="log", title=title)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_major_formatter(label or bytes_label)
+    axes[0].legend()
 
 
 def draw_gates(

@@ -1,8 +1,7 @@
 import { bytes, choice, h, publish, readout, slider, stage, svg, whole } from "./common.mjs";
 
 const WIDE = 660; // of the picture
-const LAYER = { high: 22, gap: 2 };
-const BAR = { top: 58, high: 16, step: 30 };
+const LAYER = { high: 34, gap: 2 };
 const LAYERS = [8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 96];
 const NONE = 1000; // more than there can be layers
 const EVERY = [1, 2, 3, 4, 6, 8, 12, 16, 32, NONE]; // an attention layer in so many
@@ -39,10 +38,20 @@ function count(s, every, context, requests) {
     token: work(s, attention, 1, context), prompt: work(s, attention, context, 0) };
 }
 
+// A line of words over parts of a bar, each [colour, share of the whole width].
+function bar(called, told, parts) {
+  const line = "display: flex; justify-content: space-between";
+  const shape = (colour, share) => `display: block; margin: 0; border-radius: 0; height: 12px; ${
+    share > 0 ? "min-width: 2px;" : ""} width: ${100 * share}%; background: var(--${colour})`;
+  return h("div", {}, h("div", { style: line }, h("span", {}, called), h("b", {}, told)),
+    h("div", { style: "display: flex" }, ...parts.map(([colour, share]) => h("i", { style: shape(colour, share) }))));
+}
+
 function render({ model, el }) {
   const { shapes, selected, every, context, requests } = model.get("data");
   const { body, say, stop } = stage(model, el, "Calculator for hybrids");
-  const picture = svg(WIDE, BAR.top + 3 * BAR.step, `<g data-part="layers"></g><g data-part="bars"></g>`);
+  const picture = svg(WIDE, LAYER.high, `<g data-part="layers"></g>`);
+  const bars = h("div", { class: "stack", style: "gap: 6px; margin: 14px 0" });
   const told = h("p", { class: "told" });
   const numbers = readout([["attention", "attention layers", "attention"], ["scans", "Mamba layers", "state"],
     ["cache", "KV cache, two bytes a number", "attention"], ["state", "states, four bytes a number", "state"],
@@ -58,18 +67,11 @@ function render({ model, el }) {
     const none = count(s, NONE, length.value, many.value);
     const unit = WIDE / s.layers;
     picture.part("layers").innerHTML = Array.from({ length: s.layers }, (_, i) =>
-      `<rect x="${i * unit}" y="2" width="${unit - LAYER.gap}" height="${LAYER.high}" rx="2"
+      `<rect x="${i * unit}" y="0" width="${unit - LAYER.gap}" height="${LAYER.high}" rx="2"
         fill="var(--${attends(i, ratio.value) ? "attention" : "state"})"/>`).join("");
     const most = Math.max(all.total, now.total, none.total);
-    const bars = [["all attention", all], ["as above", now], ["all Mamba", none]];
-    picture.part("bars").innerHTML = bars.map(([name, c], i) => {
-      const y = BAR.top + i * BAR.step;
-      const [cache, state] = [c.cache, c.state].map((b) => ((WIDE - 290) * b) / most);
-      return `<text x="0" y="${y + 13}" font-size="14" fill="var(--ink)">${name}</text>
-        <rect x="110" y="${y}" width="${cache}" height="${BAR.high}" fill="var(--attention)"/>
-        <rect x="${110 + cache}" y="${y}" width="${Math.max(state, c.state ? 2 : 0)}" height="${BAR.high}" fill="var(--state)"/>
-        <text x="${118 + cache + state}" y="${y + 13}" font-size="14" fill="var(--muted)">${bytes(c.total)}</text>`;
-    }).join("");
+    bars.replaceChildren(...[["attention everywhere", all], ["as above", now], ["Mamba everywhere", none]].map(
+      ([called, c]) => bar(called, bytes(c.total), [["attention", c.cache / most], ["state", c.state / most]])));
     const part = (x) => `${(100 * x).toPrecision(3)} %`;
     numbers.set({ attention: whole(now.attention), scans: whole(s.layers - now.attention),
       cache: bytes(now.cache), state: bytes(now.state), total: bytes(now.total), least: part(now.total / all.total),
@@ -98,7 +100,7 @@ function render({ model, el }) {
   const length = slider("Context in tokens", [...octaves(10, 20, 2), 100000], context, whole, () => draw());
   const many = slider("Requests at once", octaves(0, 8, 1), requests, whole, () => draw());
   body.classList.add("two");
-  body.append(h("div", { class: "wide" }, picture.box, told),
+  body.append(h("div", { class: "wide" }, picture.box, bars, told),
     h("div", { class: "stack" }, name.node, ratio.node, layers.node, heads.node, length.node, many.node),
     numbers.node);
   draw();
