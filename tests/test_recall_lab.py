@@ -360,6 +360,21 @@ def test_claims_have_their_verdicts():
     assert spearman([1, 2, 3, 4], [2, 2, 5, 9]) == pytest.approx(0.9486833)
 
 
+def test_the_record_of_the_small_size_has_all_of_mqar():
+    rows = [r for r in store.load_record("recall_small").rows if r["experiment"] == "mqar"]
+    cases = list(experiment_of("mqar", "small").cases())
+    assert pool.complete(cases, ledger_of(rows))
+    found = {v.claim: v.met for v in verdicts(best(rows)) if v.met is not None}
+    assert found["attention answers .99 in every cell of mqar"]
+    assert found["Mamba-2 answers .9 with n = 256 where n = 16 has .65"]
+
+
+def ledger_of(rows: list) -> Ledger:
+    ledger = Ledger(None, "")
+    ledger.rows = rows
+    return ledger
+
+
 def test_what_is_published_has_a_reference():
     references = (Path(__file__).parent.parent / "book/references.bib").read_text()
     for key in (told.ZOOLOGY, told.MAMBA2, told.HAX, told.MAMBA3):
