@@ -115,6 +115,21 @@ def test_records_are_told_with_their_source_and_rows(root):
     assert "form" not in text
 
 
+def test_every_record_there_is_has_its_place(tools):
+    import pages
+
+    told = pages.results(ROOT)
+    names = {path.stem.split(".")[0] for path in (ROOT / "ssmlib/results").glob("*.json")}
+    assert re.findall(r"^### (.+)$", told, flags=re.M) == sorted(names)
+
+
+def test_no_group_of_modules_is_without_a_name(tools):
+    import api
+
+    groups = api._grouped(ROOT / "ssmlib", [name for name, _ in api._modules(ROOT / "ssmlib")])
+    assert all(title.strip() for title in groups)
+
+
 def test_the_status_lists_chapters_and_versions(root):
     chapters = [
         {"file": "notebooks/01_attention_cost.ipynb", "seconds": 12.34, "peak_bytes": 812_345_678},

@@ -40,6 +40,7 @@ def _modules(package: Path) -> Iterator[tuple[str, Path]]:
 def _grouped(package: Path, names: list[str]) -> dict[str, list[str]]:
     """{chapter: its modules}, from the docstring's lines `    chapter   ssmlib.a, …`."""
     doc = ast.get_docstring(_parse(package / "__init__.py")) or ""
+    doc = re.sub(r",\n +", ", ", doc)  # a list may go on in the next line
     rows = re.findall(r"^ {4}(.+?) {2,}(ssmlib\..+)$", doc, flags=re.MULTILINE)
     groups = {title: re.findall(r"ssmlib[\w.]+", listed) for title, listed in rows}
     placed = {name for members in groups.values() for name in members}

@@ -39,7 +39,7 @@ def generate(root: Path) -> None:
 def results(root: Path) -> str:
     """Every record: where it comes from, and its rows."""
     folder = root / "ssmlib" / "results"
-    names = sorted(path.stem for path in folder.glob("*.json"))
+    names = sorted({path.stem.removesuffix(".partial") for path in folder.glob("*.json")})
     if not names:
         return "There is no record yet; `make bench` writes one.\n"
     from ssmlib.bench import load_record  # it imports torch, which a book without records need not
