@@ -96,3 +96,13 @@ def test_every_labelled_equation_is_named_by_code(chapter):
 def test_no_claim_of_speed_is_asserted(chapter):
     code = "\n".join("".join(c["source"]) for c in chapter.code)
     assert not re.search(r"assert .*(perf_counter|elapsed|\bseconds\b)", code)
+
+
+def test_no_label_stands_twice_in_the_book():
+    labels = []
+    for found in map(Chapter, CHAPTERS):
+        figures = (c["metadata"].get("mystnb", {}).get("figure", {}) for c in found.code)
+        labels += [figure["name"] for figure in figures if "name" in figure]
+        labels += re.findall(r"^(?:\$\$ )?\(([\w-]+)\)=?$", found.text, re.M)
+    assert len(labels) > 100
+    assert sorted(labels) == sorted(set(labels))
