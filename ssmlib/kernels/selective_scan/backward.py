@@ -1,4 +1,4 @@
-"""The backward pass: one program walks from the last token of 64 channels to the first."""
+"""The backward pass: one program walks from the last token of 32 channels to the first."""
 
 import torch
 import triton

@@ -1,4 +1,4 @@
-"""The forward pass: one program walks through the tokens of 32 channels."""
+"""The forward pass: one program walks through the tokens of 32 channels, or of 16."""
 
 import torch
 import triton
