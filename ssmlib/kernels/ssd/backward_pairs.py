@@ -6,8 +6,13 @@ import triton.language as tl
 from ssmlib.kernels.ssd.forward import tokens
 from ssmlib.kernels.ssd.parts import locate, row_of
 
+# none of which says how something is aligned
+COUNTS = [
+    "first_slot", "sequences", "t", "slots", "H", "G", "per_group", "splits", "share", "size",
+]  # fmt: skip
 
-@triton.jit(do_not_specialize=["t", "first_slot"])
+
+@triton.jit(do_not_specialize=COUNTS)
 def pairs_kernel(
     dy,
     x,

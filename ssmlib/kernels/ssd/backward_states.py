@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from ssmlib.kernels.ssd.backward_pairs import COUNTS
 from ssmlib.kernels.ssd.forward import tokens
 from ssmlib.kernels.ssd.parts import locate, row_of
 
@@ -117,7 +118,7 @@ def side(
     tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["t", "first_slot"])
+@triton.jit(do_not_specialize=[*COUNTS, "parts", "rows"])
 def states_kernel(
     dy,
     x,

@@ -17,7 +17,11 @@ def add_up(ptr, head, lanes: tl.constexpr, t, mask):
     return found
 
 
-@triton.jit(do_not_specialize=["t"])
+@triton.jit(
+    do_not_specialize=[
+        "sequences", "t", "slots", "H", "G", "size_of_pairs", "size_of_states",
+    ]
+)  # fmt: skip
 def steps_kernel(
     dt_ptr,
     a_ptr,

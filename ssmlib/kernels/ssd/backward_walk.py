@@ -8,7 +8,9 @@ from ssmlib.kernels.ssd.forward import tokens
 from ssmlib.kernels.ssd.parts import locate, row_of
 
 
-@triton.jit(do_not_specialize=["t", "first_line"])
+@triton.jit(
+    do_not_specialize=["first_line", "sequences", "t", "segments", "segment", "H", "per_group"]
+)
 def adjoint_kernel(
     dy,
     B,

@@ -21,7 +21,7 @@ def tokens(v, pointer, begin, q, k, here, is_k, i, head, offset, pitch, TILES, Q
         return tl.load(at, mask=here[:, None] & is_k[None, :], other=0.0).to(OPERAND)
 
 
-@triton.jit(do_not_specialize=["sequences", "t", "segments", "segment"])
+@triton.jit(do_not_specialize=["sequences", "t", "segments", "segment", "H", "per_group"])
 def chunks_kernel(
     x,
     B,

@@ -43,7 +43,7 @@ def row_of(cu_ptr, first, H):
         return first
 
 
-@triton.jit(do_not_specialize=["sequences", "t", "blocks"])
+@triton.jit(do_not_specialize=["sequences", "t", "blocks", "H"])
 def decay_kernel(
     dt_ptr,
     a_ptr,
