@@ -103,8 +103,9 @@ def _expansion(best: Sequence[Row]) -> float:
 
 
 def _rank_correlation(best: Sequence[Row], mixer: str, window: bool) -> float:
+    """Shares that agree to a hundredth tie: their order is that of the seeds."""
     points = frontier(best, mixer, window)
-    return spearman([size for size, _ in points], [share for _, share in points])
+    return spearman([size for size, _ in points], [round(share, 2) for _, share in points])
 
 
 def _samples(best: Sequence[Row]) -> float:

@@ -88,19 +88,21 @@ def _mqar(length: int, vocab: int, **common: Any) -> Course:
 
 
 def _of_mqar(
-    lengths: tuple[int, ...], widths: tuple[int, ...], windows: tuple[int, ...], **common: Any
+    lengths: Mapping[int, int], widths: tuple[int, ...], windows: tuple[int, ...], **common: Any
 ) -> dict[str, Experiment]:
-    """windows: of attention; the first is in the grid, which has all lengths and widths."""
-    courses = {str(length): _mqar(length, **common) for length in lengths}
-    middle = str(lengths[len(lengths) // 2])
+    """lengths: the batch of each. windows: of attention; the first is in the grid, at all lengths
+    and widths, the others at the middle ones."""
+    courses = {str(t): _mqar(t, batch=batch, **common) for t, batch in lengths.items()}
+    middle = str([*lengths][len(lengths) // 2])
     families = (*FAMILIES, ("attention", {"window": windows[0]}))
     grid = tuple((c, m, d, o) for (m, o), c, d in product(families, courses, widths))
     more = [(m, {name: value}) for m, name, values in MORE_OF_THEM for value in values]
-    more += [("attention", {"window": window}) for window in windows[1:]]
-    further = tuple((middle, m, d, o) for (m, o), d in product(more, widths))
+    further = [(middle, m, d, o) for (m, o), d in product(more, widths)]
+    d = widths[len(widths) // 2]
+    further += [(middle, "attention", d, {"window": window}) for window in windows[1:]]
     return {
         "mqar": Experiment("mqar", courses, grid),
-        "pareto": Experiment("pareto", {middle: courses[middle]}, further),
+        "pareto": Experiment("pareto", {middle: courses[middle]}, tuple(further)),
     }
 
 
@@ -183,34 +185,41 @@ def _of_passkey(
 
 _FULL = (
     _of_mqar(
-        (64, 128, 256),
+        {64: 192, 128: 96, 256: 48},  # as many tokens, and answers, at each
         (32, 64, 128),
-        (16, 4, 32, 64),
+        (16, 4, 8, 32, 64),
         vocab=512,
-        steps=2000,
+        steps=3000,
         lrs=(1e-2, 3e-3, 3e-2),
-        batch=48,
     )
-    | _of_copying(30, 64, steps=8000, lrs=(3e-3, 1e-3), solved=0.998)
-    | _of_lookup(64, longest=30, given=3, answer=5, steps=4000, lrs=(3e-3, 1e-3))
-    | _of_joint((4, 8), (4, 8), 64, steps=3000, lrs=(2e-3, 5e-3))
-    | _of_passkey(256, (1, 2, 4, 8), 64, steps=2000, lrs=(3e-3, 1e-3), solved=0.999)
+    | _of_copying(30, 64, steps=10_000, lrs=(3e-3, 1e-3, 1e-2), solved=0.998)
+    | _of_lookup(64, longest=30, given=3, answer=5, steps=6000, lrs=(3e-3, 1e-3, 1e-2))
+    | _of_joint((4, 8), (4, 8), 64, steps=6000, lrs=(2e-3, 5e-3))
+    | _of_passkey(256, (1, 2, 4, 8), 64, steps=4000, lrs=(3e-3, 1e-3), solved=0.999)
 )
 _FEW = {"batch": 48, "sequences": 256}
 _SMALL = (
-    _of_mqar((16, 32), (24, 48), (4, 8, 16), vocab=64, steps=500, lrs=(1e-2, 3e-2, 3e-3), **_FEW)
+    _of_mqar(
+        {16: 48, 32: 48},
+        (24, 48),
+        (4, 8, 16),
+        vocab=64,
+        steps=500,
+        lrs=(1e-2, 3e-2, 3e-3),
+        sequences=256,
+    )
     | _of_copying(12, 32, steps=2000, lrs=(1e-2, 3e-3), **_FEW)
     | _of_lookup(32, longest=12, given=2, answer=2, steps=2000, lrs=(1e-2, 3e-3), **_FEW)
     | _of_joint((2, 3), (2, 3), 32, steps=2000, lrs=(1e-2, 3e-3), **_FEW)
     | _of_passkey(64, (1, 2, 4, 8), 32, steps=1500, lrs=(3e-3, 1e-2), **_FEW)
 )
-_NONE = {"steps": 4, "batch": 6, "seeds": 2, "sequences": 8}
+_NONE = {"steps": 4, "seeds": 2, "sequences": 8}
 _TINY = (
-    _of_mqar((16,), (8,), (4, 8), vocab=32, lrs=(1e-2, 1e-3), **_NONE)
-    | _of_copying(10, 8, lrs=(1e-2,), **_NONE)
-    | _of_lookup(8, longest=12, given=2, answer=2, lrs=(1e-2,), **_NONE)
-    | _of_joint((2, 2), (2, 3), 8, lrs=(1e-2,), **_NONE)
-    | _of_passkey(32, (1, 2), 8, lrs=(1e-2,), **_NONE)
+    _of_mqar({16: 6}, (8,), (4, 8), vocab=32, lrs=(1e-2, 1e-3), **_NONE)
+    | _of_copying(10, 8, lrs=(1e-2,), batch=6, **_NONE)
+    | _of_lookup(8, longest=12, given=2, answer=2, lrs=(1e-2,), batch=6, **_NONE)
+    | _of_joint((2, 2), (2, 3), 8, lrs=(1e-2,), batch=6, **_NONE)
+    | _of_passkey(32, (1, 2), 8, lrs=(1e-2,), batch=6, **_NONE)
 )
 EXPERIMENTS: dict[str, dict[str, Experiment]] = {
     name: {"full": full, "small": _SMALL[name], "tiny": _TINY[name]} for name, full in _FULL.items()

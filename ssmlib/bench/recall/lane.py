@@ -26,8 +26,9 @@ from ssmlib.train.task import UNSCORED
 
 CHUNK = 50  # steps between two looks at a run; their batches are drawn at once
 WARMUP = 2  # updates before a graph is recorded: libraries set themselves up in the first ones
+RISE = 100  # steps, at most, until the learning rate is at its highest
 GOOD = 0.9
-AT_ONCE = 2**18  # tokens in one call of a model that is tested
+AT_ONCE = 2**16  # tokens in one call of a model that is tested
 
 
 class Stretch(NamedTuple):
@@ -152,7 +153,7 @@ class Lane:
             steps=course.steps,
             lr=lr,
             schedule=course.schedule,
-            warmup=course.steps // 20,
+            warmup=min(course.steps // 20, RISE),
             seed=seed,
             captured=self.captured,
         )
