@@ -101,9 +101,9 @@ class Tokens(NamedTuple):
 class Found(NamedTuple):
     """What the kernels leave to `steps_kernel`, a lane being one of their tiles of a head.
 
-    itself (b g t): C B of each token with itself. rest (b h t): what is left of a token after its
-    chunk, times its step, for `states_kernel`. pairs (4 b lanes t): see `pairs_kernel`. states
-    (2 b lanes t): what a token leaves to the state, but for its step, and what it reads of one.
+    itself (b g t): C B of each token with itself. rest, as steps are kept: what is left of a token
+    after its chunk, times its step, for `states_kernel`. pairs (4 b lanes t): see `pairs_kernel`.
+    states (2 b lanes t): what a token leaves to the state, but for its step, and what it reads.
     through (slots lanes): what goes through a chunk, from the state before to the state after. skip
     (2 slots h p): the gradient of D of each half of a chunk, if D is (h p).
     """
@@ -116,10 +116,10 @@ class Found(NamedTuple):
     skip: Tensor | None
 
     @staticmethod
-    def room(plan: Plan, b: int, slots: int, D: Tensor | None) -> "Found":
+    def room(plan: Plan, step: Tensor, slots: int, D: Tensor | None) -> "Found":
         pairs, states = (plan.h * f(plan).lanes(plan) for f in (pairs_tile, states_tile))
-        t, g = plan.t, plan.g
-        sizes = (b, g, t), (b, plan.h, t), (4, b, pairs, t), (2, b, states, t), (slots, states)
+        b, t, g = len(step), plan.t, plan.g
+        sizes = (b, g, t), step.shape, (4, b, pairs, t), (2, b, states, t), (slots, states)
         rooms = (torch.empty(size, device=plan.device) for size in sizes)
         by_channel = D is not None and D.ndim == 2
         skip = torch.zeros(2 * slots, *D.shape, device=plan.device) if by_channel else None
@@ -160,7 +160,7 @@ def backward(
     logs = decays(*decay, tile.chunk)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     d_state = None if state is None else plan.states(plan.sequences)
-    found = Found.room(plan, len(x), len(saved), D)
+    found = Found.room(plan, tokens.step, len(saved), D)
     part = part_of(plan, tile)
     slots = part * triton.cdiv(plan.t, KEEP) if cu_seqlens is None else len(saved)
     splits = shares(plan, 2 * slots * plan.g * triton.cdiv(plan.n, states_tile(plan).n), 1.9)
@@ -244,8 +244,9 @@ def after_segments(
     walk(plan, tile, range(plan.sequences), tokens, logs, None, None, None, before, None)
     size = plan.p * plan.n
     carry_back_kernel[(triton.cdiv(size, 1024), plan.sequences * plan.h)](
-        logs[1], start, before, plan.cu_seqlens, plan.t, plan.segment, plan.h, size, Q=tile.chunk,
-        CHUNKS=triton.next_power_of_2(plan.segment // tile.chunk), WIDTH=1024, num_warps=4,
+        logs[1], start, before, plan.cu_seqlens, plan.t, logs[1].shape[2], plan.segment, plan.h,
+        size, Q=tile.chunk, CHUNKS=triton.next_power_of_2(plan.segment // tile.chunk), WIDTH=1024,
+        num_warps=4,
     )  # fmt: skip
     return start
 
@@ -276,10 +277,11 @@ def walk(
     lines = len(rows) * plan.segments if plan.cu_seqlens is None else plan.slots
     adjoint_kernel[(plan.h * triton.cdiv(plan.p, tile.width), lines)](
         dy, B, C, *logs, D, start, plan.cu_seqlens, dx, before, adjoint, rows[0] * plan.segments,
-        plan.sequences, plan.t, plan.segments, plan.segment, plan.h, plan.h // plan.g, *strides,
-        P=plan.p, N=plan.n, N_PAD=plan.n_pad, WIDTH=tile.width, Q=tile.chunk, KEEP=KEEP,
-        STAGES=tile.stages, TILES=tiles, BY_CHANNEL=D is not None and D.ndim == 2,
-        OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
+        plan.sequences, plan.t, logs[1].shape[2], plan.segments, plan.segment, plan.h,
+        plan.h // plan.g, *strides, P=plan.p, N=plan.n, N_PAD=plan.n_pad, WIDTH=tile.width,
+        Q=tile.chunk, KEEP=KEEP, STAGES=tile.stages, TILES=tiles,
+        BY_CHANNEL=D is not None and D.ndim == 2, OPERAND=plan.operand, PRECISION=plan.precision,
+        num_warps=tile.warps,
     )  # fmt: skip
 
 
@@ -301,10 +303,10 @@ def pairs(plan: Plan, rows: range, tokens: Tokens, found: Found, slots: int) -> 
     first = rows[0] * chunks if plan.cu_seqlens is None else 0
     pairs_kernel[(3 * slots, plan.g * splits)](
         dy, x, B, C, step, log, plan.cu_seqlens, scores, found.itself, found.rest, found.pairs,
-        found.skip, first, plan.sequences, plan.t, chunks, plan.h, plan.g, per_group, splits,
-        triton.cdiv(per_group, splits), found.pairs[0].numel(), *strides, P=plan.p, N=plan.n,
-        N_PAD=tile.n, WIDTH=tile.p, Q=KEEP // 2, STAGES=tile.stages, TILES=tiles,
-        OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
+        found.skip, first, plan.sequences, plan.t, step.shape[2], chunks, plan.h, plan.g,
+        per_group, splits, triton.cdiv(per_group, splits), found.pairs[0].numel(), *strides,
+        P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, Q=KEEP // 2, STAGES=tile.stages,
+        TILES=tiles, OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
         maxnreg=tile.registers,
     )  # fmt: skip
     return scores
@@ -335,8 +337,8 @@ def states(
     rows_of_all = dB[0].numel() // (plan.g * plan.n)
     states_kernel[(2 * slots, plan.g * deep * splits)](
         dy, x, B, C, found.rest, log, saved, adjoint, plan.cu_seqlens, scores, found.through,
-        found.states, dB, dC, first, plan.sequences, plan.t, chunks, plan.h, plan.g, per_group,
-        splits, triton.cdiv(per_group, splits), scores.shape[2], found.states[0].numel(),
+        found.states, dB, dC, first, plan.sequences, plan.t, log.shape[2], chunks, plan.h, plan.g,
+        per_group, splits, triton.cdiv(per_group, splits), scores.shape[2], found.states[0].numel(),
         rows_of_all, *strides, P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, KEEP=KEEP,
         STAGES=tile.stages, TILES=tiles, OPERAND=plan.operand, PRECISION=plan.precision,
         num_warps=tile.warps, maxnreg=tile.registers,
@@ -360,7 +362,7 @@ def steps(
     steps_kernel[(slots, triton.cdiv(plan.h, HEADS))](
         dt, A.contiguous(), None if dt_bias is None else dt_bias.contiguous(), step, found.itself,
         found.pairs, found.states, found.through, plan.cu_seqlens, ddt, *sums, plan.sequences,
-        plan.t, triton.cdiv(plan.t, KEEP), plan.h, plan.g, found.pairs[0].numel(),
+        plan.t, step.shape[2], triton.cdiv(plan.t, KEEP), plan.h, plan.g, found.pairs[0].numel(),
         found.states[0].numel(), *dt.stride(), PAIRS=pairs, STATES=states, KEEP=KEEP, HEADS=HEADS,
         SOFTPLUS=dt_softplus, num_warps=4,
     )  # fmt: skip

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from ssmlib.kernels.ssd.forward import tokens
-from ssmlib.kernels.ssd.parts import locate, row_of
+from ssmlib.kernels.ssd.parts import line_of, locate, row_of
 
 # none of which says how something is aligned
 COUNTS = [
@@ -29,6 +29,7 @@ def pairs_kernel(
     first_slot,
     sequences,
     t,
+    pitch,
     slots,
     H,
     G,
@@ -93,7 +94,7 @@ def pairs_kernel(
     # no decay stands between a token and itself: its pair would have to cancel in the sums
     weights = tl.where(apart, weights, 0.0)
 
-    of_rows = row_of(cu_ptr, first, H)
+    of_rows = line_of(cu_ptr, i, first, H, pitch)
     step_ptr += of_rows + of_keys
     lanes = row_of(cu_ptr, first, H * wide)
     size = tl.cast(size, tl.int64)
@@ -122,10 +123,14 @@ def pairs_kernel(
             dy, dy_at, of_queries, q, p, is_query, p < P, i, head, offset, H * P,
             TILES, Q, WIDTH, OPERAND,
         )  # fmt: skip
-        log_here = log_ptr + of_rows + far * t
-        log_i = tl.load(log_here + of_queries + q, mask=is_query, other=0.0)
-        log_j = tl.load(log_here + of_keys + q, mask=is_key, other=0.0)
-        step = tl.load(step_ptr + far * t + q, mask=is_key, other=0.0)
+        log_here = log_ptr + of_rows + far * pitch
+        if cu_ptr is None:  # whose rows are padded
+            log_i, log_j = tl.load(log_here + of_queries + q), tl.load(log_here + of_keys + q)
+            step = tl.load(step_ptr + far * pitch + q)
+        else:
+            log_i = tl.load(log_here + of_queries + q, mask=is_query, other=0.0)
+            log_j = tl.load(log_here + of_keys + q, mask=is_key, other=0.0)
+            step = tl.load(step_ptr + far * pitch + q, mask=is_key, other=0.0)
         products = tl.dot(v, tl.trans(g), input_precision=PRECISION)
         # decays of i < j, where weights are 0, are held below what is no number
         decayed = tl.exp2(tl.minimum(log_i[None, :] - log_j[:, None], 64.0)) * products
@@ -138,7 +143,7 @@ def pairs_kernel(
             both = tl.sum(tl.where(same, products, 0.0), 1)
             tl.store(both_ptr + lane, both, mask=is_key)
             total = tl.load(log_here + tl.minimum(begin + 2 * Q, length) - 1)
-            at_rest = rest_ptr + of_rows + of_keys + far * t + q
+            at_rest = rest_ptr + of_rows + of_keys + far * pitch + q
             tl.store(at_rest, step * tl.exp2(total - log_j), mask=is_key & (k % wide == 0))
             if dskip_ptr is not None:
                 at_skip = dskip_ptr + (2 * (slot + first_slot) + block).to(tl.int64) * (H * P)

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from ssmlib.kernels.ssd.backward_pairs import COUNTS
 from ssmlib.kernels.ssd.forward import tokens
-from ssmlib.kernels.ssd.parts import locate, row_of
+from ssmlib.kernels.ssd.parts import line_of, locate, row_of
 
 
 @triton.jit
@@ -31,6 +31,7 @@ def side(
     begin,
     length,
     t,
+    pitch,
     head_0,
     heads,
     part_of_n,
@@ -81,12 +82,12 @@ def side(
             at_state = far * (N * P) + n[:, None] * P + p[None, :]
             real = is_n[:, None] & (p < P)[None, :]
             h = tl.load(state + at_state, mask=real, other=0.0).to(OPERAND)
-        log = tl.load(log_ptr + far * t + q, mask=here, other=0.0)
-        total = tl.load(total_at + far * t)
+        log = tl.load(log_ptr + far * pitch + q, mask=here, other=0.0)
+        total = tl.load(total_at + far * pitch)
         lane = (far * wide + k % wide) * deep + part_of_n
         if WRITES:
             decay = tl.exp2(total - log)
-            weight = tl.load(rest_ptr + far * t + q, mask=here, other=0.0)
+            weight = tl.load(rest_ptr + far * pitch + q, mask=here, other=0.0)
             if TILES:
                 of_other = [first_other + head, part_of_n * N_PAD, offset]
                 other = other_state.load(of_other).reshape(N_PAD, WIDTH)
@@ -137,6 +138,7 @@ def states_kernel(
     first_slot,
     sequences,
     t,
+    pitch,
     slots,
     H,
     G,
@@ -191,7 +193,7 @@ def states_kernel(
         dy_ptr += (first + begin) * (H * P)
         saved += first_saved * (N * P)
         adjoint += first_adjoint * (N * P)
-    logs = row_of(cu_ptr, first, H) + begin
+    logs = line_of(cu_ptr, i, first, H, pitch) + begin
     scores_ptr += (slot.to(tl.int64) * G + group) * parts * (KEEP * KEEP)
     sums_ptr += row_of(cu_ptr, first, H * wide * deep) + begin
     out = ((tl.cast(split, tl.int64) * rows + first + begin) * G + group) * N
@@ -199,13 +201,14 @@ def states_kernel(
         side(
             x, x_ptr, x_t, x_h, b_ptr, b_t, c_ptr, c_t, rest_ptr + logs, log_ptr + logs, adjoint,
             saved, scores_ptr, through_ptr + here * (H * wide * deep), sums_ptr, db_ptr + out,
-            G * N, i, begin, length, t, head_0, heads, part_of_n, parts, split == 0, first_adjoint,
-            first_saved, True, P, N, N_PAD, WIDTH, KEEP, STAGES, TILES, OPERAND, PRECISION,
+            G * N, i, begin, length, t, pitch, head_0, heads, part_of_n, parts, split == 0,
+            first_adjoint, first_saved, True, P, N, N_PAD, WIDTH, KEEP, STAGES, TILES,
+            OPERAND, PRECISION,
         )  # fmt: skip
     else:
         side(
             dy, dy_ptr, H * P, P, c_ptr, c_t, b_ptr, b_t, rest_ptr, log_ptr + logs, saved, adjoint,
             scores_ptr, through_ptr, sums_ptr + size, dc_ptr + out, G * N, i, begin, length, t,
-            head_0, heads, part_of_n, parts, split == 0, first_saved, first_adjoint, False, P,
-            N, N_PAD, WIDTH, KEEP, STAGES, TILES, OPERAND, PRECISION,
+            pitch, head_0, heads, part_of_n, parts, split == 0, first_saved, first_adjoint, False,
+            P, N, N_PAD, WIDTH, KEEP, STAGES, TILES, OPERAND, PRECISION,
         )  # fmt: skip

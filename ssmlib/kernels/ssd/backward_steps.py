@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from ssmlib.kernels.selective_scan.parts import sigmoid
-from ssmlib.kernels.ssd.parts import locate, row_of
+from ssmlib.kernels.ssd.parts import line_of, locate, row_of
 
 
 @triton.jit
@@ -38,6 +38,7 @@ def steps_kernel(
     dskip_ptr,
     sequences,
     t,
+    pitch,
     slots,
     H,
     G,
@@ -70,8 +71,8 @@ def steps_kernel(
     size_of_pairs = tl.cast(size_of_pairs, tl.int64)
     pairs_ptr += row_of(cu_ptr, first, H * PAIRS) + begin + q[None, :]
     states_ptr += row_of(cu_ptr, first, H * STATES) + begin + q[None, :]
-    at = row_of(cu_ptr, first, H) + begin + head.to(tl.int64)[:, None] * t + q[None, :]
-    step = tl.load(step_ptr + at, mask=mask, other=0.0)
+    at = line_of(cu_ptr, i, first, H, pitch) + begin + q[None, :]
+    step = tl.load(step_ptr + at + head.to(tl.int64)[:, None] * pitch, mask=mask, other=0.0)
     between = add_up(pairs_ptr + 3 * size_of_pairs, head, PAIRS, t, mask)
     is_second = (q >= KEEP // 2)[None, :]
     read_across, write_across = tl.where(is_second, between, 0.0), tl.where(is_second, 0.0, between)

@@ -4,8 +4,8 @@ import triton
 import triton.language as tl
 
 from ssmlib.kernels.selective_scan.parts import sequence, slot
-from ssmlib.kernels.ssd.forward import tokens
-from ssmlib.kernels.ssd.parts import locate, row_of
+from ssmlib.kernels.ssd.forward import times, tokens
+from ssmlib.kernels.ssd.parts import line_of, locate
 
 
 @triton.jit(
@@ -26,6 +26,7 @@ def adjoint_kernel(
     first_line,
     sequences,
     t,
+    pitch,
     segments,
     segment,
     H,
@@ -74,9 +75,9 @@ def adjoint_kernel(
         start_ptr += (line.to(tl.int64) * H + head) * (P * N)
         e = tl.load(start_ptr + at_state, mask=real, other=0.0).to(tl.float32)
     group = head // per_group
-    of_head = row_of(cu_ptr, first, H) + tl.cast(head, tl.int64) * t + begin
-    step_ptr += of_head
-    log_ptr += of_head
+    of_head = line_of(cu_ptr, i, first, H, pitch) + tl.cast(head, tl.int64) * pitch
+    step_ptr += of_head + tl.multiple_of(begin, KEEP)
+    log_ptr += of_head + tl.multiple_of(begin, KEEP)
     dy_ptr, b_ptr, c_ptr, dx_ptr = dy, B, C, dx
     if not TILES:
         row = i.to(tl.int64) if cu_ptr is None else first * 0
@@ -104,10 +105,7 @@ def adjoint_kernel(
         done = tile * Q
         now, left = begin + done, end - begin - done
         here = q < left
-        step = tl.load(step_ptr + done + q, mask=here, other=0.0)
-        log = tl.load(log_ptr + done + q, mask=here, other=0.0)
-        total = tl.load(log_ptr + done + tl.minimum(left, Q) - 1)
-        log = tl.where(here, log, total)
+        step, log, total = times(step_ptr + done, log_ptr + done, q, left, Q, cu_ptr is None)
         if TILES:
             dy_at, b_at, c_at = dy_ptr, b_ptr, c_ptr
         else:
@@ -159,6 +157,7 @@ def carry_back_kernel(
     before_ptr,
     cu_ptr,
     t,
+    pitch,
     segment,
     H,
     SIZE,
@@ -175,7 +174,7 @@ def carry_back_kernel(
     first, length = sequence(cu_ptr, i, t)
     segments = tl.cdiv(length, segment)
     line = i.to(tl.int64) * tl.cdiv(t, segment) if cu_ptr is None else first // segment + i
-    log_ptr += row_of(cu_ptr, first, H) + tl.cast(head, tl.int64) * t
+    log_ptr += line_of(cu_ptr, i, first, H, pitch) + tl.cast(head, tl.int64) * pitch
     k = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     at = ((line + segments - 1) * H + head) * SIZE + k
     e = tl.load(start_ptr + at, mask=k < SIZE, other=0.0)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ssmlib.kernels.selective_scan.parts import sequence, sigmoid, slot
 from ssmlib.kernels.ssd import layout
 from ssmlib.kernels.ssd.layout import KEEP, Plan, saved_shape
-from ssmlib.kernels.ssd.parts import decays, locate, row_of
+from ssmlib.kernels.ssd.parts import decays, line_of, locate
 
 
 @triton.jit
@@ -19,6 +19,18 @@ def tokens(v, pointer, begin, q, k, here, is_k, i, head, offset, pitch, TILES, Q
     else:
         at = pointer + q[:, None] * pitch + k[None, :]
         return tl.load(at, mask=here[:, None] & is_k[None, :], other=0.0).to(OPERAND)
+
+
+@triton.jit
+def times(step_ptr, log_ptr, q, left, Q, PADDED):
+    """A chunk's steps, log decays, and the last of these; after its last token nothing happens."""
+    if PADDED:
+        return tl.load(step_ptr + q), tl.load(log_ptr + q), tl.load(log_ptr + Q - 1)
+    else:
+        step = tl.load(step_ptr + q, mask=q < left, other=0.0)
+        log = tl.load(log_ptr + q, mask=q < left, other=0.0)
+        total = tl.load(log_ptr + tl.minimum(left, Q) - 1)
+        return step, tl.where(q < left, log, total), total
 
 
 @triton.jit(do_not_specialize=["sequences", "t", "segments", "segment", "H", "per_group"])
@@ -38,6 +50,7 @@ def chunks_kernel(
     relay_ptr,
     sequences,
     t,
+    pitch,
     segments,
     segment,
     H,
@@ -108,9 +121,9 @@ def chunks_kernel(
         h = tl.load(start_ptr + at_state, mask=real, other=0.0).to(tl.float32)
 
     group = head // per_group
-    of_head = row_of(cu_ptr, first, H) + tl.cast(head, tl.int64) * t + begin
-    step_ptr += of_head
-    log_ptr += of_head
+    of_head = line_of(cu_ptr, i, first, H, pitch) + tl.cast(head, tl.int64) * pitch
+    step_ptr += of_head + tl.multiple_of(begin, KEEP)
+    log_ptr += of_head + tl.multiple_of(begin, KEEP)
     x_ptr, b_ptr, c_ptr, y_ptr, z_ptr = x, B, C, y, z
     if not TILES:
         row = i.to(tl.int64) if cu_ptr is None else first * 0
@@ -135,10 +148,7 @@ def chunks_kernel(
         left = end - begin - done
         here = q < left
         now = begin + done
-        step = tl.load(step_ptr + done + q, mask=here, other=0.0)
-        log = tl.load(log_ptr + done + q, mask=here, other=0.0)
-        total = tl.load(log_ptr + done + tl.minimum(left, Q) - 1)
-        log = tl.where(here, log, total)
+        step, log, total = times(step_ptr + done, log_ptr + done, q, left, Q, cu_ptr is None)
         u = tokens(
             x, x_ptr, now, q, channel, here, is_p, i, head, offset, x_t, TILES, Q, WIDTH, OPERAND
         )
@@ -204,6 +214,7 @@ def carry_kernel(
     end_ptr,
     cu_ptr,
     t,
+    pitch,
     segment,
     H,
     SIZE,
@@ -219,7 +230,7 @@ def carry_kernel(
     i, head = tl.program_id(1) // H, tl.program_id(1) % H
     first, length = sequence(cu_ptr, i, t)
     line = i.to(tl.int64) * tl.cdiv(t, segment) if cu_ptr is None else first // segment + i
-    log_ptr += row_of(cu_ptr, first, H) + tl.cast(head, tl.int64) * t
+    log_ptr += line_of(cu_ptr, i, first, H, pitch) + tl.cast(head, tl.int64) * pitch
     k = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     at = (line * H + head) * SIZE + k
     h = tl.load(start_ptr + at, mask=k < SIZE, other=0.0)
@@ -316,6 +327,7 @@ def launch(
         relay,
         plan.sequences,
         plan.t,
+        log.shape[2],
         plan.segments,
         plan.segment,
         plan.h,
@@ -344,6 +356,7 @@ def carry(plan: Plan, tile: layout.Tile, log: Tensor, start: Tensor, end: Tensor
         end,
         plan.cu_seqlens,
         plan.t,
+        log.shape[2],
         plan.segment,
         plan.h,
         size,

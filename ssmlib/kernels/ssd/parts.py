@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlib.kernels.selective_scan.parts import LOG2E, sequence, softplus
+from ssmlib.kernels.ssd.layout import KEEP
 
 TOKENS = 256  # of one program of `decay_kernel`
 HEADS = 16
@@ -43,6 +44,15 @@ def row_of(cu_ptr, first, H):
         return first
 
 
+@triton.jit
+def line_of(cu_ptr, i, first, H, pitch):
+    """The same in steps and decays, (b h pitch): in a batch the rows are padded, see `decays`."""
+    if cu_ptr is None:
+        return i.to(tl.int64) * H * pitch
+    else:
+        return first
+
+
 @triton.jit(do_not_specialize=["sequences", "t", "blocks", "H"])
 def decay_kernel(
     dt_ptr,
@@ -53,6 +63,7 @@ def decay_kernel(
     log_ptr,
     sequences,
     t,
+    pitch,
     blocks,
     H,
     dt_b,
@@ -88,7 +99,9 @@ def decay_kernel(
     a = tl.load(a_ptr + head, mask=head < H, other=0.0).to(tl.float32) * LOG2E
     log = tl.reshape(dt * a[None, :], (TOKENS // Q, Q, HEADS))
     log = tl.reshape(tl.cumsum(log, 1), (TOKENS, HEADS))
-    at = row_of(cu_ptr, first, H) + head[None, :].to(tl.int64) * t + token[:, None]
+    at = line_of(cu_ptr, i, first, H, pitch) + head[None, :].to(tl.int64) * pitch + token[:, None]
+    if cu_ptr is None:
+        mask = (token < pitch)[:, None] & (head < H)[None, :]
     tl.store(step_ptr + at, dt, mask=mask)
     tl.store(log_ptr + at, log, mask=mask)
 
@@ -101,20 +114,22 @@ def decays(
     cu_seqlens: Tensor | None,
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
-    """The steps as they count, and log2 of the decays from a chunk's start on; both (b h t).
+    """The steps as they count, and log2 of the decays from a chunk's start on; both (b h pitch).
 
-    dt (b t h). Entry t of the second is the sum of dt A log2(e) from the first token of its chunk
-    of `chunk` tokens, a power of two up to 256, to token t. Chunks start where sequences do. All in
-    float32.
+    dt (b t h). A row of a batch is padded to a multiple of KEEP tokens, over which nothing happens:
+    the step is 0, and the decay stays what it was. Entry t of the second is the sum of dt A log2(e)
+    from the first token of its chunk of `chunk` tokens, a power of two up to 256, to token t.
+    Chunks start where sequences do. All in float32.
     """
     b, t, h = dt.shape
-    step, log = (torch.empty(b, h, t, dtype=torch.float32, device=dt.device) for _ in range(2))
+    pitch = t if cu_seqlens is not None else triton.cdiv(t, KEEP) * KEEP
+    step, log = (torch.empty(b, h, pitch, dtype=torch.float32, device=dt.device) for _ in range(2))
     sequences = b if cu_seqlens is None else len(cu_seqlens) - 1
     bias = None if dt_bias is None else dt_bias.contiguous()
     blocks = triton.cdiv(t, TOKENS)
     slots = b * blocks if cu_seqlens is None else t // TOKENS + sequences
     decay_kernel[(slots, triton.cdiv(h, HEADS))](
-        dt, A.contiguous(), bias, cu_seqlens, step, log, sequences, t, blocks, h,
+        dt, A.contiguous(), bias, cu_seqlens, step, log, sequences, t, pitch, blocks, h,
         *dt.stride(), Q=chunk, TOKENS=TOKENS, HEADS=HEADS, SOFTPLUS=dt_softplus, num_warps=4,
     )  # fmt: skip
     return step, log
