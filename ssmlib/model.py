@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlib.layers import MixerConfig, NormConfig, Residual, hold, layers_of
+from ssmlib.layers.rows import project
 from ssmlib.shapes import check, check_number
 
 __all__ = [
@@ -175,7 +176,8 @@ class LanguageModel(nn.Module):
         can hold the call. Without gradients.
         """
         with torch.no_grad():
-            return self._logits(self.backbone.step_(self._embed(tokens), state))
+            y = self.backbone.step_(self._embed(tokens), state)[:, 0]
+            return self._capped(project(y, self.lm_head))[:, None]
 
     def _embed(self, tokens: Tensor) -> Tensor:
         check_tokens(tokens, self.config.vocab_size)
@@ -183,7 +185,10 @@ class LanguageModel(nn.Module):
         return x if scale == 1 else x * scale
 
     def _logits(self, y: Tensor) -> Tensor:
-        logits, cap = self.lm_head(y), self.config.logit_cap
+        return self._capped(self.lm_head(y))
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        cap = self.config.logit_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
 

@@ -2,6 +2,7 @@
 
 norm       RMSNorm: x / sqrt(mean(x²) + eps) * weight
 gated      GatedRMSNorm: RMSNorm of y silu(z), or of y and then silu(z), by groups
+rows       products of a few rows: a norm, a sum and a convolution in the launch of the product
 residual   Residual: x + mixer(norm(x)), and the same weights in several places
 mlp        MLP: down_proj(silu(gate_proj(x)) * up_proj(x)); ungated: down_proj(gelu(up_proj(x)))
 moe        MoE: a router sends each token to a few of many MLPs

@@ -7,6 +7,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmlib.layers.norm import RMSNorm
+from ssmlib.layers.rows import project
 from ssmlib.shapes import check, check_number
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -63,6 +65,15 @@ class MLP(nn.Module):
         if self.gate_proj is None:
             return self.down_proj(self.activation(up)), None
         return self.down_proj(self.activation(self.gate_proj(x)) * up), None
+
+    def step_past_(self, x: Tensor, state: list, norm: RMSNorm) -> Tensor:
+        """x (b 1 d) + what `forward` makes of norm(x), see `ssmlib.layers.rows`."""
+        past = x[:, 0]
+        up = project(past, self.up_proj, norm)
+        if self.gate_proj is None:
+            return project(self.activation(up), self.down_proj, past=past)[:, None]
+        gate = self.activation(project(past, self.gate_proj, norm))
+        return project(gate * up, self.down_proj, past=past)[:, None]
 
 
 def usual_width(d: int, gated: bool) -> int:

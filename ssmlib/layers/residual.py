@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssmlib.layers.norm import NormConfig
 from ssmlib.layers.place import hold, step_
+from ssmlib.layers.rows import few
 
 
 class MixerConfig(Protocol):
@@ -36,6 +37,8 @@ class Residual(nn.Module):
         return hold(self.mixer, state, room)
 
     def step_(self, x: Tensor, state: Any) -> Tensor:
+        if self.place == "pre" and hasattr(self.mixer, "step_past_") and few(x):
+            return self.mixer.step_past_(x, state, self.norm)
         return self._after(x, step_(self.mixer, self._before(x), state))
 
     def _before(self, x: Tensor) -> Tensor:

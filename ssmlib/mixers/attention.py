@@ -22,6 +22,8 @@ from ssmlib.attention import (
     rotate,
     to_ring,
 )
+from ssmlib.layers import RMSNorm
+from ssmlib.layers.rows import project
 from ssmlib.shapes import check, check_number
 
 
@@ -86,6 +88,12 @@ class Attention(nn.Module):
         check(x=(x, f"b 1 {self.q_proj.in_features}"))
         return self.attend_(self.q_proj(x), self.k_proj(x), self.v_proj(x), state)
 
+    def step_past_(self, x: Tensor, state: RingCache, norm: RMSNorm) -> Tensor:
+        """x + step_(norm(x)), see `ssmlib.layers.rows`; x has as many features as y."""
+        past = x[:, 0]
+        made = (project(past, p, norm) for p in (self.q_proj, self.k_proj, self.v_proj))
+        return project(self._mix_(*made, state), self.o_proj, past=past)[:, None]
+
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, state: KVCache | None
     ) -> tuple[Tensor, KVCache]:
@@ -103,10 +111,12 @@ class Attention(nn.Module):
 
     def attend_(self, q: Tensor, k: Tensor, v: Tensor, state: RingCache) -> Tensor:
         """The same for one token of each row, with the cache written over; returns y."""
-        c = self.config
-        heads = (p.unflatten(2, (-1, self.head_dim)).squeeze(1) for p in (q, k, v))
-        y = attend_ring_(*heads, state, c.window, c.scale)
-        return self.o_proj(y.flatten(1)[:, None])
+        return self.o_proj(self._mix_(q[:, 0], k[:, 0], v[:, 0], state))[:, None]
+
+    def _mix_(self, q: Tensor, k: Tensor, v: Tensor, state: RingCache) -> Tensor:
+        """What the heads read, (b h*v), of q (b h*k), k (b g*k) and v (b g*v)."""
+        heads = (p.unflatten(1, (-1, self.head_dim)) for p in (q, k, v))
+        return attend_ring_(*heads, state, self.config.window, self.config.scale).flatten(1)
 
     def rates(self, device: torch.device) -> Tensor:
         """How far each pair of a head's features turns from one position to the next."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ssmlib.convolution import causal_conv1d, causal_conv1d_step_
 from ssmlib.layers import RMSNorm
 from ssmlib.layers.once import once
+from ssmlib.layers.rows import Convolution, project
 from ssmlib.s4.initial import timescales
 from ssmlib.selective_scan import selective_scan, selective_scan_step, selective_scan_step_
 from ssmlib.shapes import check, check_number
@@ -135,17 +136,31 @@ class Mamba(nn.Module):
         """One token x (b 1 d) to y (b 1 d), with the next state written over `state`."""
         check(x=(x, "b 1 d"))
         self._check(x, state)
-        x, z = self._split(x)
+        x, z = (None if v is None else v[:, 0] for v in self._split(x))
         if state.conv is None:
             x = F.silu(x)
         else:
             how = {"activation": "silu", "state": state.conv, "backend": self.config.backend}
-            x = causal_conv1d_step_(x[:, 0], *self._taps(), **how)[:, None]
-        x, dt, B, C, z = (None if v is None else v[:, 0] for v in (x, *self._select(x), z))
+            x = causal_conv1d_step_(x, *self._taps(), **how)
+        return self.out_proj(self._step_(x, z, state))[:, None]
+
+    def step_past_(self, x: Tensor, state: MambaState, norm: RMSNorm) -> Tensor:
+        """x + step_(norm(x)) in a launch for each product and one, see `ssmlib.layers.rows`."""
+        check(x=(x, "b 1 d"))
+        self._check(x, state)
+        past, kept = x[:, 0], state.conv
+        convolution = None if kept is None else Convolution(0, *self._taps(), kept)
+        made = project(past, self.in_proj, norm, convolution=convolution)
+        x, z = made.chunk(2, dim=-1) if self.config.gated else (made, None)
+        x = F.silu(x) if kept is None else x
+        return project(self._step_(x, z, state), self.out_proj, past=past)[:, None]
+
+    def _step_(self, x: Tensor, z: Tensor | None, state: MambaState) -> Tensor:
+        """y (b e) of what was convolved and what gates, (b e)."""
+        dt, B, C = (v[:, 0] for v in self._select(x[:, None]))
         A, bias, backend = self._rates(), self._dt_bias(), self.config.backend
         how = {"state": state.ssm, "backend": backend}
-        y = selective_scan_step_(x, dt, A, B, C, self.D, z, bias, True, **how)
-        return self.out_proj(y)[:, None]
+        return selective_scan_step_(x, dt, A, B, C, self.D, z, bias, True, **how)
 
     def delta(self, x: Tensor, state: MambaState | None = None) -> Tensor:
         """The time steps softplus(dt + bias) with which `forward` would read x: (b t e), float32.

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmlib.convolution import causal_conv1d, causal_conv1d_step_
-from ssmlib.layers import GatedRMSNorm
+from ssmlib.layers import GatedRMSNorm, RMSNorm
 from ssmlib.layers.once import once
+from ssmlib.layers.rows import Convolution, Scale, project
 from ssmlib.mixers.mamba import DT_FLOOR, inverse_softplus, rates
 from ssmlib.s4.initial import timescales
 from ssmlib.shapes import check, check_number
@@ -128,11 +129,29 @@ class Mamba2(nn.Module):
         z, x, dt = (v[:, 0] for v in self._split(x))
         how = {"backend": self.config.backend}
         x = causal_conv1d_step_(x, *self._taps(), activation="silu", state=state.conv, **how)
+        y = self._step_(x, dt, None, state)
+        return self.out_proj(self.norm(y.flatten(1), z))[:, None]
+
+    def step_past_(self, x: Tensor, state: Mamba2State, norm: RMSNorm) -> Tensor:
+        """x + step_(norm(x)) in three launches, see `ssmlib.layers.rows`."""
+        check(x=(x, "b 1 d"))
+        self._check(x, state)
+        past, e = x[:, 0], self.parts[0]
+        convolution = Convolution(e, *self._taps(), state.conv)
+        made = project(past, self.in_proj, norm, convolution=convolution)
+        z, x, dt = made.split([e, sum(self.parts), self.heads], dim=-1)
+        if self.norm.groups > 1 or self.norm.norm_before_gate:
+            y = self.norm(self._step_(x, dt, None, state).flatten(1), z)
+            return project(y, self.out_proj, past=past)[:, None]
+        y = self._step_(x, dt, z.unflatten(1, (self.heads, -1)), state).flatten(1)
+        return project(y, self.out_proj, Scale(self.norm.weight, self.norm.eps), past)[:, None]
+
+    def _step_(self, x: Tensor, dt: Tensor, z: Tensor | None, state: Mamba2State) -> Tensor:
+        """y (b h p) of what was convolved (b e+2*g*n), gated if z is there."""
         x, B, C = self._by_head(*x.split(self.parts, dim=-1))
         dt, dt_bias = self._steps(dt)
-        args = (x, dt, self._rates(), B, C, self.D, None, dt_bias, dt_bias is not None)
-        y = ssd_step_(*args, state=state.ssm, **how)
-        return self.out_proj(self.norm(y.flatten(1), z))[:, None]
+        args = (x, dt, self._rates(), B, C, self.D, z, dt_bias, dt_bias is not None)
+        return ssd_step_(*args, state=state.ssm, backend=self.config.backend)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gate (b t e), what is convolved (b t e+2*g*n), and dt (b t h)."""

@@ -1,0 +1,123 @@
+"""Decoding's products: a few rows, each the next token of a sequence, through one matrix.
+
+Such a product reads its matrix and does next to nothing else, so that on a GPU what stands around
+it costs as much again, launch by launch. `project` takes it along: a norm, a sum, a convolution.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmlib.backends import HAS_TRITON
+from ssmlib.convolution import causal_conv1d_step_
+from ssmlib.layers.norm import RMSNorm
+from ssmlib.shapes import check
+
+MOST = 4  # rows; from there on a library's product is faster
+WIDEST = 8192  # inputs that a program holds
+
+
+class Convolution(NamedTuple):
+    """A step of a short convolution and a silu, on outputs from `first` on.
+
+    weight (d w), bias (d,) or None; state (b d w-1) is written over.
+    """
+
+    first: int
+    weight: Tensor
+    bias: Tensor | None
+    state: Tensor
+
+
+class Scale(NamedTuple):
+    """The RMS norm of a row, by the weight of some other module."""
+
+    weight: Tensor
+    eps: float
+    offset: float = 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight = self.weight.to(wide) + self.offset
+        return F.rms_norm(x.to(wide), weight.shape, weight, self.eps).to(x.dtype)
+
+
+def project(
+    x: Tensor,
+    linear: nn.Linear,
+    norm: RMSNorm | Scale | None = None,
+    past: Tensor | None = None,
+    convolution: Convolution | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """past + linear(norm(x)), (b o) of x (b i), some of its outputs convolved; without gradients.
+
+    One launch on a GPU for up to MOST rows. backend: "auto", "torch" or "triton".
+    """
+    check(x=(x, f"b {linear.in_features}"), past=(past, f"b {linear.out_features}"))
+    c = convolution
+    fits = x.dtype == linear.weight.dtype and linear.in_features <= WIDEST
+    if backend == "triton" or (backend == "auto" and few(x) and fits):
+        options = (None, 0.0, 0.0) if norm is None else (norm.weight, norm.eps, norm.offset)
+        args = (x if x.stride(1) == 1 else x.contiguous(), linear.weight, linear.bias, *options)
+        if c is None:
+            return by_kernel(*args, past)
+        return by_kernel_(*args, past, c.weight, c.bias, c.state, c.first)
+    y = F.linear(x if norm is None else norm(x), linear.weight, linear.bias)
+    y = y if past is None else past + y
+    if c is not None:
+        part = y[:, c.first : c.first + len(c.weight)]
+        part.copy_(causal_conv1d_step_(part, c.weight, c.bias, "silu", state=c.state))
+    return y
+
+
+def few(x: Tensor) -> bool:
+    """Whether the kernel is for x (b ...): few rows on a GPU that nothing is learned from."""
+    able = x.is_cuda and HAS_TRITON and not torch.compiler.is_compiling()
+    used = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
+    return able and len(x) <= MOST and x.dtype != torch.float64 and not used
+
+
+@torch.library.custom_op("ssmlib::project", mutates_args=())
+def by_kernel(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    eps: float,
+    offset: float,
+    past: Tensor | None,
+) -> Tensor:
+    """x (b i), each row contiguous."""
+    from ssmlib.kernels import rows  # triton is imported only when it runs
+
+    return rows.forward(x, weight, bias, norm, eps, offset, past)
+
+
+@torch.library.custom_op("ssmlib::project_", mutates_args=("state",))
+def by_kernel_(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    eps: float,
+    offset: float,
+    past: Tensor | None,
+    taps: Tensor,
+    taps_bias: Tensor | None,
+    state: Tensor,
+    first: int,
+) -> Tensor:
+    """The same, outputs from `first` on convolved and gated, the state written over."""
+    from ssmlib.kernels import rows
+
+    convolution = (taps, taps_bias, state, first, True)
+    return rows.forward(x, weight, bias, norm, eps, offset, past, *convolution)
+
+
+@by_kernel.register_fake
+@by_kernel_.register_fake
+def _(x: Tensor, weight: Tensor, *others: Tensor | float | int | None) -> Tensor:
+    return x.new_empty(len(x), len(weight))
