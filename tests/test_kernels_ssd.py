@@ -183,7 +183,8 @@ def test_segments_one_after_the_other(without, seeded, monkeypatch):
         (8, 64, 4096, 1, False),
         (4, 80, 8192, 4, True),
         (8, 24, 2048, 1, False),
-        (1, 64, 2**16, 4, False),
+        (1, 64, 2**16, 8, False),
+        (1, 128, 1024, 1, False),
     ],
 )
 def test_what_is_cut(s, h, t, segments, relays, monkeypatch):

@@ -129,7 +129,7 @@ def test_segments_side_by_side(seeded, monkeypatch):
         inputs = draw(seeded, 1, t, 1, 4, 1, 1, s=3 if pack else None)
         x, B, C = (inputs[name] for name in "xBC")
         cu_seqlens = None if pack is None else torch.tensor(pack)
-        tile = layout.tile(x, B, C, None)
+        tile = layout.tile(x, B, C, None, backward=True)
         assert segment_of(x, cu_seqlens, tile) < t
         same_as_the_definition(inputs, pack=pack, tolerance=3e-5)
 

@@ -34,7 +34,6 @@ import functools
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from ssmlib.kernels.ssd import layout
@@ -43,7 +42,7 @@ from ssmlib.kernels.ssd.backward_states import states_kernel
 from ssmlib.kernels.ssd.backward_steps import gate_kernel, steps_kernel
 from ssmlib.kernels.ssd.backward_walk import adjoint_kernel, carry_back_kernel
 from ssmlib.kernels.ssd.forward import forward
-from ssmlib.kernels.ssd.layout import KEEP, Plan
+from ssmlib.kernels.ssd.layout import KEEP, Plan, cdiv, power_of_2
 from ssmlib.kernels.ssd.parts import decays
 
 HEADS = 8  # of a program of `steps_kernel`
@@ -64,7 +63,7 @@ class Tile(NamedTuple):
 
     def lanes(self, plan: Plan) -> int:
         """Tiles of a head."""
-        return triton.cdiv(plan.p, self.p) * triton.cdiv(plan.n, self.n)
+        return cdiv(plan.p, self.p) * cdiv(plan.n, self.n)
 
 
 def states_tile(plan: Plan) -> Tile:
@@ -148,22 +147,19 @@ def backward(
     `saved` is what `forward` has kept. Each gradient is in its input's dtype.
     """
     like = (x, dt, A, B, C, D, z, dt_bias, state)
-    tile = layout.tile(x, B, C, chunk_size)
+    tile = layout.tile(x, B, C, chunk_size, backward=True)
     plan = Plan.of(x, B, C, cu_seqlens, segment_of(x, cu_seqlens, tile))
     x, B, C, z = (layout.rows(v) for v in (x, B, C, z))
     dy, dz = dy.contiguous(), None
     if z is not None:
         packed = (dt_bias, dt_softplus, state, cu_seqlens, chunk_size, False)
         dy, dz = gate(dy, forward(x, dt, A, B, C, D, None, *packed)[0], z)
-    decay = (dt, A, dt_bias, dt_softplus, cu_seqlens)
-    tokens = Tokens(dy, x, B, C, *decays(*decay, KEEP))
-    logs = decays(*decay, tile.chunk)
+    step, log, log_of_walk = decays(dt, A, dt_bias, dt_softplus, cu_seqlens, KEEP, tile.chunk)
+    tokens, logs = Tokens(dy, x, B, C, step, log), (step, log_of_walk)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     d_state = None if state is None else plan.states(plan.sequences)
     found = Found.room(plan, tokens.step, len(saved), D)
-    part = part_of(plan, tile)
-    slots = part * triton.cdiv(plan.t, KEEP) if cu_seqlens is None else len(saved)
-    splits = shares(plan, 2 * slots * plan.g * triton.cdiv(plan.n, states_tile(plan).n), 1.9)
+    splits = shares(plan, 2 * len(saved) * plan.g * cdiv(plan.n, states_tile(plan).n), 1.9)
     dB, dC = (
         torch.empty(
             splits, *v.shape, dtype=v.dtype if splits == 1 else torch.float32, device=x.device
@@ -171,12 +167,10 @@ def backward(
         for v in (B, C)
     )
     start = after_segments(plan, tile, tokens, logs, d_last.contiguous())
-    adjoint = torch.empty(slots, *saved.shape[1:], dtype=saved.dtype, device=x.device)
-    for first in range(0, plan.sequences, part):
-        rows = range(first, min(first + part, plan.sequences))
-        walk(plan, tile, rows, tokens, logs, D, start, dx, d_state, adjoint)
-        scores = pairs(plan, rows, tokens, found, slots)
-        states(plan, rows, splits, tokens, saved, adjoint, scores, found, dB, dC)
+    adjoint = torch.empty_like(saved)
+    walk(plan, tile, tokens, logs, D, start, dx, d_state, adjoint)
+    scores = pairs(plan, tokens, found, len(saved))
+    states(plan, splits, tokens, saved, adjoint, scores, found, dB, dC)
     ddt, dA, d_bias, dD = steps(plan, dt, A, dt_bias, dt_softplus, tokens.step, found, len(saved))
     dB, dC = (v[0] if splits == 1 else v.sum(0) for v in (dB, dC))
     dD = dD if found.skip is None else found.skip.sum(0)
@@ -190,27 +184,18 @@ def segment_of(x: Tensor, cu_seqlens: Tensor | None, tile: layout.Tile) -> int:
     """Tokens of a segment of the walk: all, or where there are few programs, fewer."""
     s, t, h, p = x.shape
     s = s if cu_seqlens is None else len(cu_seqlens) - 1
-    rounds = s * h * triton.cdiv(p, tile.width) / (layout.FULL * layout.processors(x.device))
-    if rounds >= 0.5 or t < 8 * KEEP:
+    rounds = s * h * cdiv(p, tile.width) / (layout.FULL * layout.processors(x.device))
+    if rounds >= layout.ENOUGH or t < 8 * KEEP:
         return layout.up_to(t, KEEP)
-    segments = min(triton.cdiv(t, 4 * KEEP), max(2, round(1 / rounds)))
-    return layout.up_to(triton.cdiv(t, segments), KEEP)
-
-
-def part_of(plan: Plan, tile: layout.Tile) -> int:
-    """Sequences that are done at once: as many as fill the GPU, for what is kept of each."""
-    if plan.cu_seqlens is not None or plan.segments > 1:
-        return plan.sequences
-    programs = plan.sequences * plan.h * triton.cdiv(plan.p, tile.width)
-    parts = max(1, round(programs / (layout.FULL * layout.processors(plan.device))))
-    return triton.cdiv(plan.sequences, parts)
+    segments = min(cdiv(t, 4 * KEEP), max(2, round(1 / rounds)))
+    return layout.up_to(cdiv(t, segments), KEEP)
 
 
 def shares(plan: Plan, programs: int, wanted: float) -> int:
     """Programs that share the heads of a group, where there are fewer than wanted for each SM."""
     per_group = plan.h // plan.g
-    splits = min(per_group, triton.cdiv(round(wanted * layout.processors(plan.device)), programs))
-    return triton.cdiv(per_group, triton.cdiv(per_group, splits))
+    splits = min(per_group, cdiv(round(wanted * layout.processors(plan.device)), programs))
+    return cdiv(per_group, cdiv(per_group, splits))
 
 
 def gate(dy: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,7 +203,7 @@ def gate(dy: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     gated = torch.empty_like(y)
     dz = y if y.dtype == z.dtype else torch.empty(y.shape, dtype=z.dtype, device=z.device)
     _, t, h, p = y.shape
-    gate_kernel[(triton.cdiv(y.numel(), 1024),)](
+    gate_kernel[(cdiv(y.numel(), 1024),)](
         dy, y, z, gated, dz, y.numel(), t, *z.stride()[:3], H=h, P=p, SIZE=1024, num_warps=4
     )
     return gated, dz
@@ -241,11 +226,11 @@ def after_segments(
         first, end = plan.cu_seqlens[:-1], plan.cu_seqlens[1:]
         last = first // plan.segment + (end - first - 1) // plan.segment
         start[last + torch.arange(plan.sequences, device=plan.device)] = d_last
-    walk(plan, tile, range(plan.sequences), tokens, logs, None, None, None, before, None)
+    walk(plan, tile, tokens, logs, None, None, None, before, None)
     size = plan.p * plan.n
-    carry_back_kernel[(triton.cdiv(size, 1024), plan.sequences * plan.h)](
+    carry_back_kernel[(cdiv(size, 1024), plan.sequences * plan.h)](
         logs[1], start, before, plan.cu_seqlens, plan.t, logs[1].shape[2], plan.segment, plan.h,
-        size, Q=tile.chunk, CHUNKS=triton.next_power_of_2(plan.segment // tile.chunk), WIDTH=1024,
+        size, Q=tile.chunk, CHUNKS=power_of_2(plan.segment // tile.chunk), WIDTH=1024,
         num_warps=4,
     )  # fmt: skip
     return start
@@ -254,7 +239,6 @@ def after_segments(
 def walk(
     plan: Plan,
     tile: layout.Tile,
-    rows: range,
     tokens: Tokens,
     logs: tuple[Tensor, Tensor],
     D: Tensor | None,
@@ -263,7 +247,7 @@ def walk(
     before: Tensor | None,
     adjoint: Tensor | None,
 ) -> None:
-    """Fill dx, adjoint and the gradient of the first state, for these rows of the batch, or all.
+    """Fill dx, adjoint and the gradient of the first state.
 
     Without dx, fill `before` with what the gradient before a segment is if that after it is zero.
     """
@@ -274,24 +258,20 @@ def walk(
         dy, dx = (plan.describe(v, 1, tile.chunk, 1, tile.width) for v in (dy, dx))
         B, C = (plan.describe(v, 1, tile.chunk, 1, plan.n_pad) for v in (B, C))
         adjoint = None if adjoint is None else by_head(plan, adjoint, plan.n_pad, tile.width)
-    lines = len(rows) * plan.segments if plan.cu_seqlens is None else plan.slots
-    adjoint_kernel[(plan.h * triton.cdiv(plan.p, tile.width), lines)](
-        dy, B, C, *logs, D, start, plan.cu_seqlens, dx, before, adjoint, rows[0] * plan.segments,
-        plan.sequences, plan.t, logs[1].shape[2], plan.segments, plan.segment, plan.h,
-        plan.h // plan.g, *strides, P=plan.p, N=plan.n, N_PAD=plan.n_pad, WIDTH=tile.width,
-        Q=tile.chunk, KEEP=KEEP, STAGES=tile.stages, TILES=tiles,
-        BY_CHANNEL=D is not None and D.ndim == 2, OPERAND=plan.operand, PRECISION=plan.precision,
-        num_warps=tile.warps,
+    adjoint_kernel[(plan.h * cdiv(plan.p, tile.width), plan.slots)](
+        dy, B, C, *logs, D, start, plan.cu_seqlens, dx, before, adjoint, plan.sequences, plan.t,
+        logs[1].shape[2], plan.segments, plan.segment, plan.h, plan.h // plan.g, *strides,
+        P=plan.p, N=plan.n, N_PAD=plan.n_pad, WIDTH=tile.width, Q=tile.chunk, KEEP=KEEP,
+        STAGES=tile.stages, TILES=tiles, BY_CHANNEL=D is not None and D.ndim == 2,
+        OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
     )  # fmt: skip
 
 
-def pairs(plan: Plan, rows: range, tokens: Tokens, found: Found, slots: int) -> Tensor:
-    """Fill found, for these rows of the batch, or all. Return the gradients of C Bᵀ in each chunk.
+def pairs(plan: Plan, tokens: Tokens, found: Found, slots: int) -> Tensor:
+    """Fill found. Return the gradients of C Bᵀ in each chunk.
 
     These are (slots g splits KEEP KEEP), to be added up over the splits.
     """
-    if plan.cu_seqlens is None:
-        slots = len(rows) * triton.cdiv(plan.t, KEEP)
     tile, (dy, x, B, C, step, log) = pairs_tile(plan), tokens
     splits = shares(plan, 3 * slots * plan.g, 8)
     scores = torch.empty(slots, plan.g, splits, KEEP, KEEP, device=plan.device)
@@ -299,12 +279,11 @@ def pairs(plan: Plan, rows: range, tokens: Tokens, found: Found, slots: int) -> 
     tiles = described(plan, dy, x)
     if tiles:
         dy, x = (plan.describe(v, 1, KEEP // 2, 1, tile.p) for v in (dy, x))
-    per_group, chunks = plan.h // plan.g, triton.cdiv(plan.t, KEEP)
-    first = rows[0] * chunks if plan.cu_seqlens is None else 0
+    per_group, chunks = plan.h // plan.g, cdiv(plan.t, KEEP)
     pairs_kernel[(3 * slots, plan.g * splits)](
         dy, x, B, C, step, log, plan.cu_seqlens, scores, found.itself, found.rest, found.pairs,
-        found.skip, first, plan.sequences, plan.t, step.shape[2], chunks, plan.h, plan.g,
-        per_group, splits, triton.cdiv(per_group, splits), found.pairs[0].numel(), *strides,
+        found.skip, plan.sequences, plan.t, step.shape[2], chunks, plan.h, plan.g,
+        per_group, splits, cdiv(per_group, splits), found.pairs[0].numel(), *strides,
         P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, Q=KEEP // 2, STAGES=tile.stages,
         TILES=tiles, OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
         maxnreg=tile.registers,
@@ -314,7 +293,6 @@ def pairs(plan: Plan, rows: range, tokens: Tokens, found: Found, slots: int) -> 
 
 def states(
     plan: Plan,
-    rows: range,
     splits: int,
     tokens: Tokens,
     saved: Tensor,
@@ -324,21 +302,20 @@ def states(
     dB: Tensor,
     dC: Tensor,
 ) -> None:
-    """Fill found, dB and dC (splits b t g n), for these rows of the batch, or all."""
+    """Fill found, dB and dC (splits b t g n)."""
     tile, (dy, x, B, C, _, log) = states_tile(plan), tokens
     strides = (*x.stride()[:3], *B.stride()[:3], *C.stride()[:3])
-    slots, per_group, chunks = len(scores), plan.h // plan.g, triton.cdiv(plan.t, KEEP)
-    first = rows[0] * chunks if plan.cu_seqlens is None else 0
+    slots, per_group, chunks = len(scores), plan.h // plan.g, cdiv(plan.t, KEEP)
     tiles = described(plan, dy, x)
     if tiles:
         dy, x = (plan.describe(v, 1, KEEP, 1, tile.p) for v in (dy, x))
         saved, adjoint = (by_head(plan, v, tile.n, tile.p) for v in (saved, adjoint))
-    deep = triton.cdiv(plan.n, tile.n)
+    deep = cdiv(plan.n, tile.n)
     rows_of_all = dB[0].numel() // (plan.g * plan.n)
     states_kernel[(2 * slots, plan.g * deep * splits)](
         dy, x, B, C, found.rest, log, saved, adjoint, plan.cu_seqlens, scores, found.through,
-        found.states, dB, dC, first, plan.sequences, plan.t, log.shape[2], chunks, plan.h, plan.g,
-        per_group, splits, triton.cdiv(per_group, splits), scores.shape[2], found.states[0].numel(),
+        found.states, dB, dC, plan.sequences, plan.t, log.shape[2], chunks, plan.h, plan.g,
+        per_group, splits, cdiv(per_group, splits), scores.shape[2], found.states[0].numel(),
         rows_of_all, *strides, P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, KEEP=KEEP,
         STAGES=tile.stages, TILES=tiles, OPERAND=plan.operand, PRECISION=plan.precision,
         num_warps=tile.warps, maxnreg=tile.registers,
@@ -359,10 +336,10 @@ def steps(
     ddt = torch.empty(dt.shape, dtype=dt.dtype, device=dt.device)
     sums = torch.zeros(3, slots, plan.h, device=dt.device)
     pairs, states = (f(plan).lanes(plan) for f in (pairs_tile, states_tile))
-    steps_kernel[(slots, triton.cdiv(plan.h, HEADS))](
+    steps_kernel[(slots, cdiv(plan.h, HEADS))](
         dt, A.contiguous(), None if dt_bias is None else dt_bias.contiguous(), step, found.itself,
         found.pairs, found.states, found.through, plan.cu_seqlens, ddt, *sums, plan.sequences,
-        plan.t, step.shape[2], triton.cdiv(plan.t, KEEP), plan.h, plan.g, found.pairs[0].numel(),
+        plan.t, step.shape[2], cdiv(plan.t, KEEP), plan.h, plan.g, found.pairs[0].numel(),
         found.states[0].numel(), *dt.stride(), PAIRS=pairs, STATES=states, KEEP=KEEP, HEADS=HEADS,
         SOFTPLUS=dt_softplus, num_warps=4,
     )  # fmt: skip

@@ -8,8 +8,108 @@ from ssmlib.kernels.ssd.parts import line_of, locate, row_of
 
 # none of which says how something is aligned
 COUNTS = [
-    "first_slot", "sequences", "t", "slots", "H", "G", "per_group", "splits", "share", "size",
+    "sequences", "t", "slots", "H", "G", "per_group", "splits", "share", "size",
 ]  # fmt: skip
+
+
+@triton.jit
+def through_heads(
+    dy,
+    x,
+    dy_ptr,
+    x_ptr,
+    step_ptr,
+    log_ptr,
+    rest_ptr,
+    read_ptr,
+    write_ptr,
+    both_ptr,
+    dskip_ptr,
+    weights,
+    i,
+    begin,
+    of_keys,
+    of_queries,
+    length,
+    head_0,
+    heads,
+    t,
+    pitch,
+    H,
+    x_t,
+    x_h,
+    cu_ptr,
+    ACROSS: tl.constexpr,
+    P: tl.constexpr,
+    WIDTH: tl.constexpr,
+    Q: tl.constexpr,
+    STAGES: tl.constexpr,
+    TILES: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The gradient of this block of C B^T, (j i), and what its pairs mean to each head's decays.
+
+    ACROSS from the first half to the second, a decay is a product of two, up to their boundary and
+    from it on, neither of which is above 1. Within a half only their sum is sure to be.
+    """
+    wide: tl.constexpr = (P + WIDTH - 1) // WIDTH
+    q = tl.arange(0, Q)
+    is_key, is_query = of_keys + q < length, of_queries + q < length
+    same = q[:, None] == q[None, :]
+    gradient = tl.zeros((Q, Q), tl.float32)
+    for k in tl.range(0, heads * wide, num_stages=STAGES):
+        head = head_0 + k // wide
+        far = head.to(tl.int64)
+        offset = (k % wide) * WIDTH
+        p = offset + tl.arange(0, WIDTH)
+        if TILES:
+            x_at, dy_at = x_ptr, dy_ptr
+        else:
+            x_at, dy_at = x_ptr + far * x_h, dy_ptr + far * P
+        v = tokens(
+            x, x_at, of_keys, q, p, is_key, p < P, i, head, offset, x_t, TILES, Q, WIDTH, OPERAND
+        )
+        g = tokens(
+            dy, dy_at, of_queries, q, p, is_query, p < P, i, head, offset, H * P,
+            TILES, Q, WIDTH, OPERAND,
+        )  # fmt: skip
+        log_here = log_ptr + far * pitch
+        if cu_ptr is None:  # whose rows are padded
+            log_i, log_j = tl.load(log_here + of_queries + q), tl.load(log_here + of_keys + q)
+            step = tl.load(step_ptr + far * pitch + q)
+        else:
+            log_i = tl.load(log_here + of_queries + q, mask=is_query, other=0.0)
+            log_j = tl.load(log_here + of_keys + q, mask=is_key, other=0.0)
+            step = tl.load(step_ptr + far * pitch + q, mask=is_key, other=0.0)
+        products = tl.dot(v, tl.trans(g), input_precision=PRECISION)
+        lane = (far * wide + k % wide) * t + q
+        if ACROSS:
+            boundary = tl.load(log_here + tl.minimum(begin + Q, length) - 1)
+            decayed = tl.exp2(log_i - boundary)[None, :] * products
+            until = tl.exp2(boundary - log_j)
+            step *= until
+        else:
+            # decays of i < j, where weights are 0, are held below what is no number
+            decayed = tl.exp2(tl.minimum(log_i[None, :] - log_j[:, None], 64.0)) * products
+        gradient += decayed * step[:, None]
+        decayed *= weights
+        read = tl.sum(decayed * step[:, None], 0)
+        write = tl.sum(decayed, 1)
+        if ACROSS:
+            write *= until
+        tl.store(read_ptr + lane, read, mask=is_query)
+        tl.store(write_ptr + lane, write, mask=is_key)
+        if not ACROSS:
+            both = tl.sum(tl.where(same, products, 0.0), 1)
+            tl.store(both_ptr + lane, both, mask=is_key)
+            total = tl.load(log_here + tl.minimum(begin + 2 * Q, length) - 1)
+            at_rest = rest_ptr + far * pitch + q
+            tl.store(at_rest, step * tl.exp2(total - log_j), mask=is_key & (k % wide == 0))
+            if dskip_ptr is not None:
+                by_channel = tl.sum(v.to(tl.float32) * g.to(tl.float32), 0)
+                tl.store(dskip_ptr + far * P + p, by_channel, mask=p < P)
+    return gradient
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -26,7 +126,6 @@ def pairs_kernel(
     rest_ptr,
     sums_ptr,
     dskip_ptr,
-    first_slot,
     sequences,
     t,
     pitch,
@@ -68,7 +167,7 @@ def pairs_kernel(
     wide: tl.constexpr = (P + WIDTH - 1) // WIDTH
     slot, block = tl.program_id(0) // 3, tl.program_id(0) % 3
     group, split = tl.program_id(1) // splits, tl.program_id(1) % splits
-    i, first, length, begin = locate(cu_ptr, slot + first_slot, sequences, t, slots, 2 * Q)
+    i, first, length, begin = locate(cu_ptr, slot, sequences, t, slots, 2 * Q)
     of_keys = begin + tl.where(block == 1, Q, 0)
     of_queries = begin + tl.where(block == 0, 0, Q)
     if of_keys >= length:
@@ -105,50 +204,24 @@ def pairs_kernel(
     if not TILES:
         x_ptr += row * x_b + key * x_t
         dy_ptr += (first + of_queries) * (H * P)
-    gradient = tl.zeros((Q, Q), tl.float32)
     heads = tl.minimum(share, per_group - split * share)
-    for k in tl.range(0, heads * wide, num_stages=STAGES):
-        head = group * per_group + split * share + k // wide
-        far = head.to(tl.int64)
-        offset = (k % wide) * WIDTH
-        p = offset + tl.arange(0, WIDTH)
-        if TILES:
-            x_at, dy_at = x_ptr, dy_ptr
-        else:
-            x_at, dy_at = x_ptr + far * x_h, dy_ptr + far * P
-        v = tokens(
-            x, x_at, of_keys, q, p, is_key, p < P, i, head, offset, x_t, TILES, Q, WIDTH, OPERAND
-        )
-        g = tokens(
-            dy, dy_at, of_queries, q, p, is_query, p < P, i, head, offset, H * P,
-            TILES, Q, WIDTH, OPERAND,
+    head_0 = group * per_group + split * share
+    log_ptr += of_rows
+    rest_ptr += of_rows + of_keys
+    if dskip_ptr is not None:
+        dskip_ptr += (2 * slot + block).to(tl.int64) * (H * P)
+    if block == 2:
+        gradient = through_heads(
+            dy, x, dy_ptr, x_ptr, step_ptr, log_ptr, None, read_ptr, write_ptr, None, None, weights,
+            i, begin, of_keys, of_queries, length, head_0, heads, t, pitch, H, x_t, x_h, cu_ptr,
+            True, P, WIDTH, Q, STAGES, TILES, OPERAND, PRECISION,
         )  # fmt: skip
-        log_here = log_ptr + of_rows + far * pitch
-        if cu_ptr is None:  # whose rows are padded
-            log_i, log_j = tl.load(log_here + of_queries + q), tl.load(log_here + of_keys + q)
-            step = tl.load(step_ptr + far * pitch + q)
-        else:
-            log_i = tl.load(log_here + of_queries + q, mask=is_query, other=0.0)
-            log_j = tl.load(log_here + of_keys + q, mask=is_key, other=0.0)
-            step = tl.load(step_ptr + far * pitch + q, mask=is_key, other=0.0)
-        products = tl.dot(v, tl.trans(g), input_precision=PRECISION)
-        # decays of i < j, where weights are 0, are held below what is no number
-        decayed = tl.exp2(tl.minimum(log_i[None, :] - log_j[:, None], 64.0)) * products
-        gradient += decayed * step[:, None]
-        decayed *= weights
-        lane = (far * wide + k % wide) * t + q
-        tl.store(read_ptr + lane, tl.sum(decayed * step[:, None], 0), mask=is_query)
-        tl.store(write_ptr + lane, tl.sum(decayed, 1), mask=is_key)
-        if block < 2:
-            both = tl.sum(tl.where(same, products, 0.0), 1)
-            tl.store(both_ptr + lane, both, mask=is_key)
-            total = tl.load(log_here + tl.minimum(begin + 2 * Q, length) - 1)
-            at_rest = rest_ptr + of_rows + of_keys + far * pitch + q
-            tl.store(at_rest, step * tl.exp2(total - log_j), mask=is_key & (k % wide == 0))
-            if dskip_ptr is not None:
-                at_skip = dskip_ptr + (2 * (slot + first_slot) + block).to(tl.int64) * (H * P)
-                by_channel = tl.sum(v.to(tl.float32) * g.to(tl.float32), 0)
-                tl.store(at_skip + far * P + p, by_channel, mask=p < P)
+    else:
+        gradient = through_heads(
+            dy, x, dy_ptr, x_ptr, step_ptr, log_ptr, rest_ptr, read_ptr, write_ptr, both_ptr,
+            dskip_ptr, weights, i, begin, of_keys, of_queries, length, head_0, heads, t, pitch, H,
+            x_t, x_h, cu_ptr, False, P, WIDTH, Q, STAGES, TILES, OPERAND, PRECISION,
+        )  # fmt: skip
     at = (slot.to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * (4 * Q * Q)
     at += (of_queries - begin + q)[None, :] * (2 * Q) + (of_keys - begin + q)[:, None]
     tl.store(scores_ptr + at, gradient)

@@ -38,7 +38,6 @@ def side(
     parts,
     leads,
     first_kept,
-    first_other,
     WRITES: tl.constexpr,
     P: tl.constexpr,
     N: tl.constexpr,
@@ -89,8 +88,7 @@ def side(
             decay = tl.exp2(total - log)
             weight = tl.load(rest_ptr + far * pitch + q, mask=here, other=0.0)
             if TILES:
-                of_other = [first_other + head, part_of_n * N_PAD, offset]
-                other = other_state.load(of_other).reshape(N_PAD, WIDTH)
+                other = other_state.load(of_state).reshape(N_PAD, WIDTH)
             else:
                 other = tl.load(other_state + at_state, mask=real, other=0.0).to(OPERAND)
             # the sum over all of h other is the trace of hᵀ other, which is faster
@@ -135,7 +133,6 @@ def states_kernel(
     sums_ptr,
     db_ptr,
     dc_ptr,
-    first_slot,
     sequences,
     t,
     pitch,
@@ -173,7 +170,7 @@ def states_kernel(
     slot, reads = tl.program_id(0) // 2, tl.program_id(0) % 2
     group, split = tl.program_id(1) // (splits * deep), tl.program_id(1) % splits
     part_of_n = tl.program_id(1) // splits % deep
-    i, first, length, begin = locate(cu_ptr, slot + first_slot, sequences, t, slots, KEEP)
+    i, first, length, begin = locate(cu_ptr, slot, sequences, t, slots, KEEP)
     if begin >= length:
         return
     head_0 = group * per_group + split * share
@@ -184,15 +181,15 @@ def states_kernel(
     b_ptr += row * b_b + now * b_t + group * b_g
     c_ptr += row * c_b + now * c_t + group * c_g
     x_ptr, dy_ptr = x, dy
-    here = slot.to(tl.int64) + first_slot
-    first_saved, first_adjoint = here * H, slot.to(tl.int64) * H
+    here = slot.to(tl.int64)
+    first_kept = here * H
     if TILES:
-        first_saved, first_adjoint = first_saved.to(tl.int32), first_adjoint.to(tl.int32)
+        first_kept = first_kept.to(tl.int32)
     else:
         x_ptr += row * x_b + now * x_t
         dy_ptr += (first + begin) * (H * P)
-        saved += first_saved * (N * P)
-        adjoint += first_adjoint * (N * P)
+        saved += first_kept * (N * P)
+        adjoint += first_kept * (N * P)
     logs = line_of(cu_ptr, i, first, H, pitch) + begin
     scores_ptr += (slot.to(tl.int64) * G + group) * parts * (KEEP * KEEP)
     sums_ptr += row_of(cu_ptr, first, H * wide * deep) + begin
@@ -202,13 +199,13 @@ def states_kernel(
             x, x_ptr, x_t, x_h, b_ptr, b_t, c_ptr, c_t, rest_ptr + logs, log_ptr + logs, adjoint,
             saved, scores_ptr, through_ptr + here * (H * wide * deep), sums_ptr, db_ptr + out,
             G * N, i, begin, length, t, pitch, head_0, heads, part_of_n, parts, split == 0,
-            first_adjoint, first_saved, True, P, N, N_PAD, WIDTH, KEEP, STAGES, TILES,
+            first_kept, True, P, N, N_PAD, WIDTH, KEEP, STAGES, TILES,
             OPERAND, PRECISION,
         )  # fmt: skip
     else:
         side(
             dy, dy_ptr, H * P, P, c_ptr, c_t, b_ptr, b_t, rest_ptr, log_ptr + logs, saved, adjoint,
             scores_ptr, through_ptr, sums_ptr + size, dc_ptr + out, G * N, i, begin, length, t,
-            pitch, head_0, heads, part_of_n, parts, split == 0, first_saved, first_adjoint, False,
+            pitch, head_0, heads, part_of_n, parts, split == 0, first_kept, False,
             P, N, N_PAD, WIDTH, KEEP, STAGES, TILES, OPERAND, PRECISION,
         )  # fmt: skip

@@ -8,9 +8,7 @@ from ssmlib.kernels.ssd.forward import times, tokens
 from ssmlib.kernels.ssd.parts import line_of, locate
 
 
-@triton.jit(
-    do_not_specialize=["first_line", "sequences", "t", "segments", "segment", "H", "per_group"]
-)
+@triton.jit(do_not_specialize=["sequences", "t", "segments", "segment", "H", "per_group"])
 def adjoint_kernel(
     dy,
     B,
@@ -23,7 +21,6 @@ def adjoint_kernel(
     dx,
     before_ptr,
     adjoint,
-    first_line,
     sequences,
     t,
     pitch,
@@ -55,11 +52,11 @@ def adjoint_kernel(
 
     The forward pass from the other end: dy comes in through C, and dx goes out through B. The
     gradient by the state after each KEEP tokens is left in `adjoint`, (slots h n p), as the forward
-    pass has left the state before them, from the slots of `first_line` on. dx None: only the
-    gradient by the state before the segment is wanted, and none for the first one.
+    pass has left the state before them. dx None: only the gradient by the state before the segment
+    is wanted, and none for the first one.
     """
     blocks: tl.constexpr = (P + WIDTH - 1) // WIDTH
-    head, line = tl.program_id(0) // blocks, first_line + tl.program_id(1)
+    head, line = tl.program_id(0) // blocks, tl.program_id(1)
     i, first, length, begin = locate(cu_ptr, line, sequences, t, segments, segment)
     end = tl.minimum(begin + segment, length)
     if begin >= length or (dx is None and begin == 0):
@@ -96,8 +93,6 @@ def adjoint_kernel(
         skip = skip.to(tl.float32)
     if adjoint is not None:
         kept = slot(cu_ptr, first, i, t, KEEP)
-        if cu_ptr is None:
-            kept = tl.program_id(1).to(tl.int64) // segments * tl.cdiv(t, KEEP)
 
     tiles = tl.cdiv(end - begin, Q)
     for k in tl.range(0, tiles, num_stages=STAGES):

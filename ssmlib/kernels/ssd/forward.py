@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ssmlib.kernels.selective_scan.parts import sequence, sigmoid, slot
 from ssmlib.kernels.ssd import layout
-from ssmlib.kernels.ssd.layout import KEEP, Plan, saved_shape
+from ssmlib.kernels.ssd.layout import KEEP, Plan, cdiv, power_of_2, saved_shape
 from ssmlib.kernels.ssd.parts import decays, line_of, locate
 
 
@@ -301,7 +301,7 @@ def launch(
     saved: Tensor | None,
     relay: Tensor | None,
 ) -> None:
-    grid = (plan.h * triton.cdiv(plan.p, tile.width), plan.slots)
+    grid = (plan.h * cdiv(plan.p, tile.width), plan.slots)
     strides = [*x.stride()[:3], *((0, 0, 0) if z is None else z.stride()[:3])]
     strides += [*B.stride()[:3], *C.stride()[:3], *layout.skip_strides(D)]
     tiles = plan.cu_seqlens is None and plan.fetches
@@ -350,7 +350,7 @@ def launch(
 
 def carry(plan: Plan, tile: layout.Tile, log: Tensor, start: Tensor, end: Tensor) -> None:
     size = plan.p * plan.n
-    carry_kernel[(triton.cdiv(size, 1024), plan.sequences * plan.h)](
+    carry_kernel[(cdiv(size, 1024), plan.sequences * plan.h)](
         log,
         start,
         end,
@@ -361,7 +361,7 @@ def carry(plan: Plan, tile: layout.Tile, log: Tensor, start: Tensor, end: Tensor
         plan.h,
         size,
         Q=tile.chunk,
-        CHUNKS=triton.next_power_of_2(plan.segment // tile.chunk),
+        CHUNKS=power_of_2(plan.segment // tile.chunk),
         WIDTH=1024,
         num_warps=4,
     )

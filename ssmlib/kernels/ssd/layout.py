@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -17,7 +16,7 @@ KEEP = 128  # tokens between two states that the forward pass keeps
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST = 256  # p and n that fit into a program
 FULL = 2  # programs that run on a multiprocessor at once
-ENOUGH = 0.5  # of such a round, with which a sequence stays whole
+ENOUGH = 0.4  # of such a round, with which a sequence stays whole
 FAR = 2**24  # strides from which the offsets within a chunk would not fit into 32 bits
 
 
@@ -65,7 +64,7 @@ class Plan(NamedTuple):
         (b, t, h, p), (g, n) = x.shape, B.shape[2:]
         s = b if cu_seqlens is None else len(cu_seqlens) - 1
         segment = up_to(t, KEEP) if segment is None else segment
-        segments = triton.cdiv(t, segment)
+        segments = cdiv(t, segment)
         dtype = kept_dtype(x, B, C)
         return Plan(x.device, dtype, s, t, h, p, g, n, segments, segment, cu_seqlens, relays)
 
@@ -78,11 +77,11 @@ class Plan(NamedTuple):
 
     @property
     def n_pad(self) -> int:
-        return max(16, triton.next_power_of_2(self.n))
+        return max(16, power_of_2(self.n))
 
     @property
     def p_pad(self) -> int:
-        return max(16, triton.next_power_of_2(self.p))
+        return max(16, power_of_2(self.p))
 
     @property
     def operand(self) -> tl.dtype:
@@ -119,7 +118,7 @@ class Plan(NamedTuple):
 
     def relay(self, tile: Tile) -> Tensor:
         """A counter, and a flag for each program."""
-        programs = self.slots * self.h * triton.cdiv(self.p, tile.width)
+        programs = self.slots * self.h * cdiv(self.p, tile.width)
         return torch.zeros(1 + programs, dtype=torch.int32, device=self.device)
 
     def starts(self, state: Tensor | None) -> Tensor:
@@ -134,8 +133,18 @@ class Plan(NamedTuple):
         return starts
 
 
+def cdiv(size: int, step: int) -> int:
+    """Triton's own is for kernels too, and takes the host ten times as long."""
+    return -(-size // step)
+
+
+def power_of_2(size: int) -> int:
+    """The next one that is not below size."""
+    return 1 << (size - 1).bit_length()
+
+
 def up_to(size: int, step: int) -> int:
-    return triton.cdiv(size, step) * step
+    return cdiv(size, step) * step
 
 
 def rows(v: Tensor | None) -> Tensor | None:
@@ -161,19 +170,27 @@ def saved_shape(
     is its first token: that leaves every sequence room, whatever the lengths.
     """
     (b, t, h, p), n = x.shape, B.shape[3]
-    slots = b * triton.cdiv(t, KEEP)
+    slots = b * cdiv(t, KEEP)
     if cu_seqlens is not None:
         slots = t // KEEP + cu_seqlens.shape[0] - 1
     return slots, h, n, p
 
 
-def tile(x: Tensor, B: Tensor, C: Tensor, chunk_size: int | None) -> Tile:
-    """A state of 2^13 numbers fills half the registers of four warps."""
-    n_pad, p_pad = (max(16, triton.next_power_of_2(v)) for v in (B.shape[3], x.shape[3]))
+def tile(x: Tensor, B: Tensor, C: Tensor, chunk_size: int | None, backward: bool = False) -> Tile:
+    """A state of 2^13 numbers fills half the registers of four warps.
+
+    Beside it there is room for a chunk of 32 tokens, and barely for one of 64: on an H100 the walk
+    of the backward pass is a little faster so, that of the forward pass is not.
+    """
+    n_pad, p_pad = (max(16, power_of_2(v)) for v in (B.shape[3], x.shape[3]))
     if kept_dtype(x, B, C) == torch.float32:
         chunk, width, states, stages = 16, 32, 2**12, 2
     else:
-        chunk, width, states, stages = 32, 64, 2**13, 3
+        chunk, width, states, stages = 32, 64, 2**13, 4
+        if n_pad <= 64:
+            chunk, stages = 64, 3
+        elif n_pad == 128 and backward:
+            chunk, stages = 64, 2
     chunk = chunk if chunk_size is None else min(chunk, chunk_size)
     return Tile(chunk, min(p_pad, width, states // n_pad), 4, stages)
 
@@ -182,22 +199,23 @@ def cut(x: Tensor, cu_seqlens: Tensor | None, tile: Tile) -> tuple[int, bool]:
     """Tokens of a segment, and whether segments are a relay.
 
     Where there are too few programs for one round of all multiprocessors, segments run side by
-    side: a first pass finds what each makes of a state, for about two thirds of the work again.
+    side, in about two rounds: a first pass finds what each makes of a state, for a third of the
+    work again, of which twice as many programs find room.
     Where there are rounds, of which the last would leave many idle, segments make for more and
     shorter ones, and each waits for the one before it, which has mostly been over for long.
     """
     s, t, h, p = x.shape
     s = s if cu_seqlens is None else len(cu_seqlens) - 1
-    rounds = s * h * triton.cdiv(p, tile.width) / (FULL * processors(x.device))
+    rounds = s * h * cdiv(p, tile.width) / (FULL * processors(x.device))
     segments, relays = 1, False
     if rounds < ENOUGH and t >= 8 * KEEP:
-        segments = min(triton.cdiv(t, 4 * KEEP), max(2, round(1 / rounds)))
+        segments = min(cdiv(t, 4 * KEEP), max(2, int(2 / rounds)))
     elif rounds > 1 and cu_seqlens is None:
         few = min(8, max(1, t // (8 * KEEP)))
         loss = {k: math.ceil(k * rounds) / (k * rounds) for k in range(1, few + 1)}
         segments = next(k for k in loss if loss[k] < 1.05 or loss[k] == min(loss.values()))
         relays = segments > 1
-    return up_to(triton.cdiv(t, segments), KEEP), relays
+    return up_to(cdiv(t, segments), KEEP), relays
 
 
 def skip_strides(D: Tensor | None) -> tuple[int, int]:

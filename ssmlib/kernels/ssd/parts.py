@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlib.kernels.selective_scan.parts import LOG2E, sequence, softplus
-from ssmlib.kernels.ssd.layout import KEEP
+from ssmlib.kernels.ssd.layout import KEEP, cdiv
 
 TOKENS = 256  # of one program of `decay_kernel`
 HEADS = 16
@@ -61,6 +61,7 @@ def decay_kernel(
     cu_ptr,
     step_ptr,
     log_ptr,
+    other_ptr,
     sequences,
     t,
     pitch,
@@ -70,11 +71,12 @@ def decay_kernel(
     dt_t,
     dt_h,
     Q: tl.constexpr,
+    OTHER: tl.constexpr,
     TOKENS: tl.constexpr,
     HEADS: tl.constexpr,
     SOFTPLUS: tl.constexpr,
 ):
-    """One program: TOKENS tokens of a sequence, HEADS heads, cut into chunks of Q tokens."""
+    """One program: TOKENS tokens of a sequence, HEADS heads; chunks of Q tokens, and of OTHER."""
     i, first, length, begin = locate(cu_ptr, tl.program_id(0), sequences, t, blocks, TOKENS)
     if begin >= length:
         return
@@ -97,13 +99,16 @@ def decay_kernel(
         dt = softplus(dt)
     dt = tl.where(mask, dt, 0.0)
     a = tl.load(a_ptr + head, mask=head < H, other=0.0).to(tl.float32) * LOG2E
-    log = tl.reshape(dt * a[None, :], (TOKENS // Q, Q, HEADS))
-    log = tl.reshape(tl.cumsum(log, 1), (TOKENS, HEADS))
+    a = dt * a[None, :]
     at = line_of(cu_ptr, i, first, H, pitch) + head[None, :].to(tl.int64) * pitch + token[:, None]
     if cu_ptr is None:
         mask = (token < pitch)[:, None] & (head < H)[None, :]
     tl.store(step_ptr + at, dt, mask=mask)
-    tl.store(log_ptr + at, log, mask=mask)
+    log = tl.cumsum(tl.reshape(a, (TOKENS // Q, Q, HEADS)), 1)
+    tl.store(log_ptr + at, tl.reshape(log, (TOKENS, HEADS)), mask=mask)
+    if other_ptr is not None:
+        log = tl.cumsum(tl.reshape(a, (TOKENS // OTHER, OTHER, HEADS)), 1)
+        tl.store(other_ptr + at, tl.reshape(log, (TOKENS, HEADS)), mask=mask)
 
 
 def decays(
@@ -112,24 +117,26 @@ def decays(
     dt_bias: Tensor | None,
     dt_softplus: bool,
     cu_seqlens: Tensor | None,
-    chunk: int,
-) -> tuple[Tensor, Tensor]:
-    """The steps as they count, and log2 of the decays from a chunk's start on; both (b h pitch).
+    *chunks: int,
+) -> tuple[Tensor, ...]:
+    """The steps as they count, and log2 of the decays from a chunk's start on; all (b h pitch).
 
     dt (b t h). A row of a batch is padded to a multiple of KEEP tokens, over which nothing happens:
-    the step is 0, and the decay stays what it was. Entry t of the second is the sum of dt A log2(e)
-    from the first token of its chunk of `chunk` tokens, a power of two up to 256, to token t.
-    Chunks start where sequences do. All in float32.
+    the step is 0, and the decay stays what it was. For one or two sizes of chunks, powers of two up
+    to 256, entry t of a decay is the sum of dt A log2(e) from the first token of its chunk to token
+    t. Chunks start where sequences do. All in float32.
     """
     b, t, h = dt.shape
-    pitch = t if cu_seqlens is not None else triton.cdiv(t, KEEP) * KEEP
-    step, log = (torch.empty(b, h, pitch, dtype=torch.float32, device=dt.device) for _ in range(2))
+    pitch = t if cu_seqlens is not None else cdiv(t, KEEP) * KEEP
+    made = [torch.empty(b, h, pitch, dtype=torch.float32, device=dt.device) for _ in (0, *chunks)]
+    rooms = made if len(chunks) == 2 else (*made, None)
     sequences = b if cu_seqlens is None else len(cu_seqlens) - 1
     bias = None if dt_bias is None else dt_bias.contiguous()
-    blocks = triton.cdiv(t, TOKENS)
+    blocks = cdiv(t, TOKENS)
     slots = b * blocks if cu_seqlens is None else t // TOKENS + sequences
-    decay_kernel[(slots, triton.cdiv(h, HEADS))](
-        dt, A.contiguous(), bias, cu_seqlens, step, log, sequences, t, pitch, blocks, h,
-        *dt.stride(), Q=chunk, TOKENS=TOKENS, HEADS=HEADS, SOFTPLUS=dt_softplus, num_warps=4,
+    decay_kernel[(slots, cdiv(h, HEADS))](
+        dt, A.contiguous(), bias, cu_seqlens, *rooms, sequences, t, pitch, blocks, h,
+        *dt.stride(), Q=chunks[0], OTHER=chunks[-1], TOKENS=TOKENS, HEADS=HEADS,
+        SOFTPLUS=dt_softplus, num_warps=4,
     )  # fmt: skip
-    return step, log
+    return tuple(made)

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlib.kernels.selective_scan.parts import LOG2E, sigmoid, softplus
-from ssmlib.kernels.ssd.layout import skip_strides
+from ssmlib.kernels.ssd.layout import cdiv, power_of_2, skip_strides
 
 SIZE = 2048  # states of a program
 
@@ -138,9 +138,9 @@ def _step(
     b, h, p, n = old.shape
     y = torch.empty((b, h, p), dtype=x.dtype, device=x.device)
     bias = None if dt_bias is None else dt_bias.contiguous()
-    n_pad = triton.next_power_of_2(n)
-    width = min(triton.next_power_of_2(p), max(1, SIZE // n_pad))
-    step_kernel[(h * triton.cdiv(p, width), b)](
+    n_pad = power_of_2(n)
+    width = min(power_of_2(p), max(1, SIZE // n_pad))
+    step_kernel[(h * cdiv(p, width), b)](
         x, dt, A.contiguous(), B, C, D, z, bias, old, new, y, h, h // B.shape[1],
         *x.stride(), *dt.stride(), *B.stride(), *C.stride(), *skip_strides(D),
         *((0, 0, 0) if z is None else z.stride()), *old.stride(), *new.stride(),
