@@ -45,6 +45,8 @@ def trained(lane: Lane, run: Run) -> list[torch.Tensor]:
     lane.begin(run)
     while lane.done < run.case.course.steps:
         lane.advance()
+    while lane.ahead:  # a GPU is not done when all was sent
+        lane.look()
     return weights(lane)
 
 

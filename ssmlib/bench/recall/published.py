@@ -1,6 +1,6 @@
 """What others report where a setting of theirs is near one of ours: shares of answers.
 
-What differs. MQAR: their vocabulary is 8,192, ours 512; they train for 2^21 to 2^23 examples, we
+What differs. MQAR: their vocabulary is 8,192, ours 256; they train for 2^21 to 2^23 examples, we
 for about 10^5, of several numbers of pairs at once; Arora et al. stack two mixers and put no
 convolution before attention, whose positions are learned; their numbers and Dao and Gu's are read
 from figures, to about 0.02. Joint recall: 5 to 16 contexts and keys, 400,000 steps. Passkeys: a
