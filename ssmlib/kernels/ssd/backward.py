@@ -69,7 +69,9 @@ class Tile(NamedTuple):
 def states_tile(plan: Plan) -> Tile:
     if plan.dtype.itemsize > 2:
         return Tile.of(plan, 32, 32, 8, 2)
-    return Tile.of(plan, 128, 64, 8, 3) if roomy(plan.device) else Tile.of(plan, 64, 64, 8, 2)
+    if not roomy(plan.device):
+        return Tile.of(plan, 64, 64, 8, 2)
+    return Tile.of(plan, 128, 64, 8, 2 if plan.n_pad > 64 else 3)
 
 
 def pairs_tile(plan: Plan) -> Tile:
@@ -159,7 +161,7 @@ def backward(
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     d_state = None if state is None else plan.states(plan.sequences)
     found = Found.room(plan, tokens.step, len(saved), D)
-    splits = shares(plan, 2 * len(saved) * plan.g * cdiv(plan.n, states_tile(plan).n), 1.9)
+    splits = shares(plan, len(saved) * plan.g * cdiv(plan.n, states_tile(plan).n), 1)
     dB, dC = (
         torch.empty(
             splits, *v.shape, dtype=v.dtype if splits == 1 else torch.float32, device=x.device
@@ -312,7 +314,7 @@ def states(
         saved, adjoint = (by_head(plan, v, tile.n, tile.p) for v in (saved, adjoint))
     deep = cdiv(plan.n, tile.n)
     rows_of_all = dB[0].numel() // (plan.g * plan.n)
-    states_kernel[(2 * slots, plan.g * deep * splits)](
+    states_kernel[(slots, plan.g * deep * splits)](
         dy, x, B, C, found.rest, log, saved, adjoint, plan.cu_seqlens, scores, found.through,
         found.states, dB, dC, plan.sequences, plan.t, log.shape[2], chunks, plan.h, plan.g,
         per_group, splits, cdiv(per_group, splits), scores.shape[2], found.states[0].numel(),
