@@ -69,8 +69,8 @@ SIZES = {
         state=16,
         expand=2,
         batch=32,
-        steps=1000,
-        lrs=(3e-3, 1e-3),
+        steps=3000,
+        lrs=(2e-3, 7e-4),
         seeds=3,
     ),
     "small": Size(

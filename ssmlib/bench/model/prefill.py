@@ -11,7 +11,7 @@ from ssmlib.bench.timing import Ceilings, release
 from ssmlib.generate import prefill, state_bytes
 from ssmlib.model import LanguageModel
 
-PIECE = 8192
+PIECE = 32768
 LONGEST_S = 45.0  # a prompt that would take longer is not read
 
 
