@@ -99,12 +99,12 @@ class Plan(NamedTuple):
         """Launches of the backward pass over a segment, and the rows of shares that each fills.
 
         The shares of dB and dC, (blocks t 2 n) in float32, are twice as large as a narrow x with
-        n = 16; a few launches that use the same room keep them at a sixth of it.
+        n = 16; a few launches that use the same room keep them at a third of it.
         """
         if self.cu_seqlens is not None:
             return 1, self.t
         bytes_of_shares, bytes_of_x = self.grid[0] * 8 * self.n_pad, self.d * itemsize
-        wanted = triton.cdiv(6 * bytes_of_shares, bytes_of_x)
+        wanted = triton.cdiv(3 * bytes_of_shares, bytes_of_x)
         chunks = self.segment // CHUNK
         rows = triton.cdiv(chunks, min(wanted, chunks)) * CHUNK
         return triton.cdiv(self.segment, rows), rows
