@@ -21,8 +21,9 @@ TOP = Ceilings(1e9, 1e9, "float32")
 
 
 def meta(sizes):
+    configs = shapes.configs(sizes) | {"transformer, MHA": shapes.without_groups(sizes)}
     with torch.device("meta"):
-        return {name: config.build() for name, config in shapes.configs(sizes).items()}
+        return {name: config.build() for name, config in configs.items()}
 
 
 def test_the_models_are_of_one_size():
@@ -34,7 +35,7 @@ def test_a_quick_run_measures_every_row(tmp_path):
     rows = model.run(quick=True, device="cpu")
     assert {row["status"] for row in rows} == {"ok"}
     kinds = {(row["experiment"], row.get("provider")) for row in rows[1:]}
-    assert len(kinds) == 3 * 4
+    assert len(kinds) == 3 * 4 + 1
     for row in rows[1:]:
         assert row["seconds"] > row["floor_seconds"] > 0
         assert row["state_bytes"] > 0

@@ -7,7 +7,8 @@ layer in eight, in the dtype that the device works in.
 token and the most memory.
 `decode`: one more token of one sequence, after 2K to 512K others.
 `throughput`: batches of sequences after 2K tokens, up to the largest that fits; Mamba-2's also by
-mamba-ssm's kernels, where they are installed.
+mamba-ssm's kernels, where they are installed. There is one more Transformer here, whose heads do
+not share keys and values: with such a one Mamba was compared first.
 
 Steps are CUDA graphs on a GPU, mamba-ssm's with and without. Floors are of products and of bytes.
 What a CPU takes is in the suite `model_cpu`.
@@ -20,7 +21,7 @@ import torch
 
 from ssmlib.bench.cell import ceiling_row
 from ssmlib.bench.model import decode, peers, prefill
-from ssmlib.bench.model.shapes import FULL, QUICK, Sizes, build, configs
+from ssmlib.bench.model.shapes import FULL, QUICK, Sizes, build, configs, without_groups
 from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import ceilings, default_device, release
 
@@ -103,3 +104,5 @@ def _rows(plan: Plan, device: torch.device, quick: bool) -> Iterator[dict[str, A
             yield from peers.rows(model, plan.peer_batches, plan.prompt, top, device)
         del model
         release(device)
+    model, name = build(without_groups(plan.sizes), device), "transformer, MHA"
+    yield from decode.batch_rows(name, model, plan.batches, plan.prompt, plan.new, top, device)

@@ -53,6 +53,13 @@ def configs(s: Sizes) -> dict[str, ModelConfig]:
     }
 
 
+def without_groups(s: Sizes) -> ModelConfig:
+    """The Transformer as Mamba was compared with: keys and values for each head, a narrower MLP."""
+    saved = 2 * s.d * s.d * (s.heads - s.kv_heads) // s.heads
+    legend = {"*": AttentionConfig(s.heads), "-": MLPConfig(s.mlp - saved // (3 * s.d))}
+    return ModelConfig(s.vocabulary, s.d, "*-" * s.blocks, legend)
+
+
 def build(config: ModelConfig, device: torch.device) -> LanguageModel:
     """Random weights on the device, in the dtype that it works in."""
     torch.manual_seed(0)
