@@ -18,7 +18,7 @@ def test_every_row_of_a_quick_run_is_right():
     rows = scan.run(quick=True, device="cpu")
     assert [row["status"] for row in rows] == ["ok"] * len(rows)
     assert {row["experiment"] for row in rows} == {
-        "ceilings", "selective scan", "linear scan", "causal conv1d", "decode"
+        "ceilings", "selective scan", "linear scan", "causal conv1d", "decode", "copied state"
     }  # fmt: skip
     assert all(row["error"] < 1e-5 for row in rows[1:])
     assert scan.summary(rows).count("\n") == len(rows)

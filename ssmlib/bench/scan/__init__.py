@@ -1,6 +1,7 @@
 """The suite `scan`: the selective scan and what stands around it, against the public kernels.
 
-`selective scan`: forward, and forward with all gradients, at five shapes; `decode`: one token.
+`selective scan`: forward, and forward with all gradients, at five shapes; `decode`: one token;
+`copied state`: the same bytes as a token's, copied.
 `linear scan`, `causal conv1d`: forward and backward, which only move bytes.
 
 What a CPU takes is in the suite `scan_cpu`.
@@ -17,7 +18,14 @@ import torch
 from ssmlib.bench.cell import Cell, Setting, ceiling_row, fill
 from ssmlib.bench.scan.movers import conv_cell, scan_cell
 from ssmlib.bench.scan.peers import installed
-from ssmlib.bench.scan.selective import SHAPES, STEPS, Shape, selective_cell, step_cell
+from ssmlib.bench.scan.selective import (
+    SHAPES,
+    STEPS,
+    Shape,
+    copied_state_cell,
+    selective_cell,
+    step_cell,
+)
 from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import ceilings, default_device
 
@@ -91,3 +99,4 @@ def _cells(setting: Setting, quick: bool) -> Iterator[Cell]:
     for shape in [Shape(2, 8, 1, 4)] if quick else STEPS:
         for provider in ("ssmlib", *(p for p in peers if p.startswith("mamba-ssm"))):
             yield step_cell(shape, provider, device)
+        yield copied_state_cell(shape, device)

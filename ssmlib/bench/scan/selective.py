@@ -139,6 +139,30 @@ def step_cell(shape: Shape, provider: str, device: torch.device) -> Cell:
     return captured(cell)
 
 
+def copied_state_cell(shape: Shape, device: torch.device) -> Cell:
+    """A state copied by torch, replayed as a step is: its bytes, and what a replay takes anyway."""
+    b, d, _, n = shape
+
+    def draw(size: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator(device).manual_seed(0)
+        state = torch.randn(b, d, n, generator=generator, device=device)
+        return state, torch.zeros_like(state)
+
+    e = b * d * n
+    cell = Cell(
+        labels=labels("copied state", "torch", "step", shape, torch.float32),
+        flops=0,
+        n_bytes=8 * e,
+        needs=8 * e,
+        n=1,
+        check_at=1,
+        draw=draw,
+        run=lambda state, other: (other.copy_(state),),
+        truth=lambda state, other: (state,),
+    )
+    return captured(cell)
+
+
 def parameters(
     d: int, n: int, device: torch.device, learned: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
