@@ -184,18 +184,19 @@ from ssmlib.kernels.selective_scan.step import step_kernel
 NARROW = ("x_ptr", "dt_ptr", "z_ptr", "y_ptr", "dy_ptr", "dx_ptr", "ddt_ptr", "dz_ptr")
 sizes = dict(DT=96, Z=96, D=96, G=1, N=16, N_PAD=16, SOFTPLUS=True)
 tile = sizes | dict(X=96, T=8, WIDTH=32, CHUNK=64)
+one = dict(D=96, G=1, N=16, N_PAD=16, WIDTH=64, SOFTPLUS=True, EARLY=CAPABILITY >= 90)
 absent = dict.fromkeys(("start_ptr", "cu_ptr", "sum_ptr"))
 kernels = [
     (scan_kernel, tile | absent),
     (scan_kernel, tile | dict.fromkeys(("y_ptr", "z_ptr", "d_ptr", "saved_ptr"))),
     (scan_kernel, tile | absent | dict(T=16, WIDTH=16)),
-    (gradient_kernel, tile | dict(OPERAND=tl.bfloat16, PRECISION="tf32", cu_ptr=None, T=16)),
-    (gradient_kernel, tile | dict(OPERAND=tl.float32, PRECISION="tf32x3", T=16)),
+    (gradient_kernel, tile | dict(PRECISION="tf32", cu_ptr=None, T=16)),
+    (gradient_kernel, tile | dict(PRECISION="tf32x3", T=16)),
     (ends_kernel, sizes | dict(T=8, WIDTH=32)),
     (carry_kernel, dict(D=96, WIDTH=128, REVERSE=True)),
     (gather_kernel, dict(G=1, N=16, N_PAD=16, PACKED=False, SIZE=128, AHEAD=8)),
     (pack_kernel, dict(N=16, N_PAD=16, TOKENS=64)),
-    (step_kernel, dict(D=96, G=1, N=16, N_PAD=16, WIDTH=64, SOFTPLUS=True)),
+    (step_kernel, one),
 ]
 for kernel, constants in kernels:
     signature = {}
