@@ -2,11 +2,12 @@ r"""A few rows through a matrix, as decoding has them: $y = p + W\,\mathrm{norm}
 
 Reading W is all that counts then. So what stands beside the product is done in its launch: the norm
 before, the sum with what comes past, and for some of the outputs a step of a short convolution. A
-program holds BLOCK rows of W whole in its registers, and all rows of x go past them.
+program holds BLOCK rows of W whole in its registers, and all rows of x go past them. It is a single
+warp where it can be, so that no warp waits for another.
 
 On a Hopper GPU a launch need not wait for the one before (programmatic dependent launch). Programs
 begin while that one runs, read their part of W, and only then wait for it; nothing that a step
-writes may be read before. The next launch is let in after the wait: two are under way at most.
+writes may be read before.
 
 x (b i), y and p (b o), W (o i); the convolution's channels are outputs from `first` on, its taps
 (d w) and its state (b d w-1), of which the oldest is first and which is written over.
@@ -18,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import cuda
 
-HELD = 32768  # bytes of W in a program
+HELD = 8192  # bytes of W in a warp
 
 
 @triton.jit
@@ -37,8 +38,11 @@ def rows_kernel(
     if norm_ptr is not None:
         gain = tl.load(norm_ptr + i, mask=inside, other=0.0).to(tl.float32) + offset
     if EARLY:
+        if OLD == 0:
+            cuda.gdc_launch_dependents()
         cuda.gdc_wait()
-        cuda.gdc_launch_dependents()
+        if OLD > 0:
+            cuda.gdc_launch_dependents()
     for row in tl.static_range(ROWS):
         x = tl.load(x_ptr + row * x_row + i, mask=inside, other=0.0).to(tl.float32)
         if norm_ptr is not None:
@@ -98,19 +102,20 @@ def forward(
     (rows, size), outputs = x.shape, len(weight)
     y = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
     pad = triton.next_power_of_2(size)
-    block = max(1, min(16, HELD // (pad * weight.element_size())))
-    early = _early(x.device)
+    warps, early = min(rows, 2), starts_early(x.device)
+    block = triton.cdiv(warps * HELD, pad * weight.element_size())
     channels, old = (0, 0) if state is None else state.shape[1:]
     rows_kernel[(triton.cdiv(outputs, block),)](
         x, weight.contiguous(), bias, norm, past, None if taps is None else taps.contiguous(),
         taps_bias, state, y, outputs, first, channels, eps, offset, x.stride(0),
         0 if past is None else past.stride(0), *((0, 0, 0) if state is None else state.stride()),
         ROWS=rows, SIZE=size, PAD=pad, BLOCK=block, OLD=old, SILU=silu, EARLY=early,
-        num_warps=4, **({"launch_pdl": True} if early else {}),
+        num_warps=warps, **({"launch_pdl": True} if early else {}),
     )  # fmt: skip
     return y
 
 
-def _early(device: torch.device) -> bool:
+def starts_early(device: torch.device) -> bool:
+    """Whether a launch may begin before the one ahead is done."""
     able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
     return able and hasattr(cuda, "gdc_wait")

@@ -15,7 +15,7 @@ from ssmlib.convolution import causal_conv1d_step_
 from ssmlib.layers.norm import RMSNorm
 from ssmlib.shapes import check
 
-MOST = 4  # rows; from there on a library's product is faster
+MOST = 2  # rows; from there on a library's product is as fast
 WIDEST = 8192  # inputs that a program holds
 
 
@@ -50,27 +50,37 @@ def project(
     norm: RMSNorm | Scale | None = None,
     past: Tensor | None = None,
     convolution: Convolution | None = None,
+    bias: bool = True,
     backend: str = "auto",
 ) -> Tensor:
     """past + linear(norm(x)), (b o) of x (b i), some of its outputs convolved; without gradients.
 
-    One launch on a GPU for up to MOST rows. backend: "auto", "torch" or "triton".
+    One launch on a GPU for up to MOST rows. bias: whether to add the linear layer's. backend:
+    "auto", "torch" or "triton".
     """
+    added = linear.bias if bias else None
     check(x=(x, f"b {linear.in_features}"), past=(past, f"b {linear.out_features}"))
     c = convolution
     fits = x.dtype == linear.weight.dtype and linear.in_features <= WIDEST
     if backend == "triton" or (backend == "auto" and few(x) and fits):
         options = (None, 0.0, 0.0) if norm is None else (norm.weight, norm.eps, norm.offset)
-        args = (x if x.stride(1) == 1 else x.contiguous(), linear.weight, linear.bias, *options)
+        args = (x if x.stride(1) == 1 else x.contiguous(), linear.weight, added, *options)
         if c is None:
             return by_kernel(*args, past)
         return by_kernel_(*args, past, c.weight, c.bias, c.state, c.first)
-    y = F.linear(x if norm is None else norm(x), linear.weight, linear.bias)
+    y = F.linear(x if norm is None else norm(x), linear.weight, added)
     y = y if past is None else past + y
     if c is not None:
         part = y[:, c.first : c.first + len(c.weight)]
         part.copy_(causal_conv1d_step_(part, c.weight, c.bias, "silu", state=c.state))
     return y
+
+
+def product(x: Tensor, linear: nn.Linear, bias: bool = True) -> Tensor:
+    """linear(x) of x (b t i); one token of few rows goes by `project`."""
+    if x.shape[1] == 1 and few(x):
+        return project(x[:, 0], linear, bias=bias)[:, None]
+    return F.linear(x, linear.weight, linear.bias if bias else None)
 
 
 def few(x: Tensor) -> bool:

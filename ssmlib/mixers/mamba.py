@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ssmlib.convolution import causal_conv1d, causal_conv1d_step_
 from ssmlib.layers import RMSNorm
-from ssmlib.layers.once import once
-from ssmlib.layers.rows import Convolution, project
+from ssmlib.layers.once import Keeper, once
+from ssmlib.layers.rows import Convolution, product, project
 from ssmlib.s4.initial import timescales
 from ssmlib.selective_scan import selective_scan, selective_scan_step, selective_scan_step_
 from ssmlib.shapes import check, check_number
@@ -70,7 +70,7 @@ class MambaState(NamedTuple):
     ssm: Tensor | None
 
 
-class Mamba(nn.Module):
+class Mamba(Keeper):
     """x (b t d) and what came before, or None, to y (b t d) and the next state.
 
     Raises ValueError for sizes out of range, an unknown name in selective, and a state of other
@@ -199,9 +199,9 @@ class Mamba(nn.Module):
         """dt (b t e) before its bias, B and C (b t n)."""
         made: dict[str, Tensor] = {}
         if self.parts:
-            pieces = self.x_proj(x).split(list(self.parts.values()), dim=-1)
+            pieces = product(x, self.x_proj).split(list(self.parts.values()), dim=-1)
             made = {k: self._norm(k, v) for k, v in zip(self.parts, pieces, strict=True)}
-        dt = F.linear(made["dt"], self.dt_proj.weight) if "dt" in made else x.new_zeros(1, 1, 1)
+        dt = product(made["dt"], self.dt_proj, False) if "dt" in made else x.new_zeros(1, 1, 1)
         B, C = (
             made[name] if name in made else getattr(self, name).expand(*x.shape[:2], -1)
             for name in "BC"

@@ -4,7 +4,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import cuda
 
+from ssmlib.kernels.rows import starts_early
 from ssmlib.kernels.selective_scan.parts import LOG2E, sigmoid, softplus
 
 
@@ -21,14 +23,28 @@ def step_kernel(
     old_ptr,
     new_ptr,
     y_ptr,
+    x_row,
+    dt_row,
+    z_row,
+    b_row,
+    b_group,
+    c_row,
+    c_group,
     D: tl.constexpr,
     G: tl.constexpr,
     N: tl.constexpr,
     N_PAD: tl.constexpr,
     WIDTH: tl.constexpr,
     SOFTPLUS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    """One program: WIDTH channels of one sequence. The states of a channel lie side by side."""
+    """One program: WIDTH channels of one sequence. The states of a channel lie side by side.
+
+    EARLY: as in `kernels.rows`.
+    """
+    if EARLY:
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
     i = tl.program_id(1).to(tl.int64)
     k = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     n = tl.arange(0, N_PAD)
@@ -37,25 +53,27 @@ def step_kernel(
     real = inside[:, None] & (n < N)[None, :]
     h = tl.load(old_ptr + i * (D * N) + states, mask=real, other=0.0)
     A = tl.load(a_ptr + states, mask=real, other=0.0).to(tl.float32)
-    x = tl.load(x_ptr + i * D + k, mask=inside, other=0.0).to(tl.float32)
-    dt = tl.load(dt_ptr + i * D + k, mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + i * x_row + k, mask=inside, other=0.0).to(tl.float32)
+    dt = tl.load(dt_ptr + i * dt_row + k, mask=inside, other=0.0).to(tl.float32)
     if bias_ptr is not None:
         dt += tl.load(bias_ptr + k, mask=inside, other=0.0).to(tl.float32)
     if SOFTPLUS:
         dt = softplus(dt)
     if G == 1:
-        of_group, has = i * N + n[None, :], (n < N)[None, :]
+        group, has = tl.zeros([1, 1], tl.int64), (n < N)[None, :]
     else:
-        of_group, has = (i * G + (k // (D // G))[:, None]) * N + n[None, :], real
-    b = tl.load(b_ptr + of_group, mask=has, other=0.0).to(tl.float32)
-    c = tl.load(c_ptr + of_group, mask=has, other=0.0).to(tl.float32)
+        group, has = (k // (D // G))[:, None].to(tl.int64), real
+    b_ptr += i * b_row + group * b_group + n[None, :]
+    c_ptr += i * c_row + group * c_group + n[None, :]
+    b = tl.load(b_ptr, mask=has, other=0.0).to(tl.float32)
+    c = tl.load(c_ptr, mask=has, other=0.0).to(tl.float32)
     h = tl.exp2(dt[:, None] * (A * LOG2E)) * h + (dt * x)[:, None] * b
     tl.store(new_ptr + i * (D * N) + states, h, mask=real)
     y = tl.sum(h * c, 1)
     if d_ptr is not None:
         y += x * tl.load(d_ptr + k, mask=inside, other=0.0).to(tl.float32)
     if z_ptr is not None:
-        z = tl.load(z_ptr + i * D + k, mask=inside, other=0.0).to(tl.float32)
+        z = tl.load(z_ptr + i * z_row + k, mask=inside, other=0.0).to(tl.float32)
         y *= z * sigmoid(z)
     tl.store(y_ptr + i * D + k, y.to(y_ptr.dtype.element_ty), mask=inside)
 
@@ -116,12 +134,16 @@ def _step(
             " float64"
         )
     b, d, n = old.shape
-    x, dt, A, B, C = (v.contiguous() for v in (x, dt, A, B, C))
+    x, dt, B, C = (v if v.stride(-1) == 1 else v.contiguous() for v in (x, dt, B, C))
+    z = z if z is None or z.stride(-1) == 1 else z.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    n_pad = triton.next_power_of_2(n)
+    n_pad, early = triton.next_power_of_2(n), starts_early(x.device)
     width = max(1, 1024 // n_pad)
     step_kernel[(triton.cdiv(d, width), b)](
-        x, dt, A, B, C, D, None if z is None else z.contiguous(), dt_bias, old, new, y, D=d,
-        G=B.shape[1], N=n, N_PAD=n_pad, WIDTH=width, SOFTPLUS=dt_softplus, num_warps=4,
+        x, dt, A.contiguous(), B, C, D, z, dt_bias, old, new, y,
+        x.stride(0), dt.stride(0), 0 if z is None else z.stride(0),
+        *B.stride()[:2], *C.stride()[:2],
+        D=d, G=B.shape[1], N=n, N_PAD=n_pad, WIDTH=width, SOFTPLUS=dt_softplus, EARLY=early,
+        num_warps=4, **({"launch_pdl": True} if early else {}),
     )  # fmt: skip
     return y

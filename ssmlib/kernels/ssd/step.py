@@ -4,11 +4,14 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import cuda
 
+from ssmlib.kernels.rows import starts_early
 from ssmlib.kernels.selective_scan.parts import LOG2E, sigmoid, softplus
 from ssmlib.kernels.ssd.layout import cdiv, power_of_2, skip_strides
 
-SIZE = 2048  # states of a program
+SIZE = 2048  # states of a program; half as many where there are fewer channels than MANY
+MANY = 4096
 
 
 @triton.jit
@@ -55,8 +58,12 @@ def step_kernel(
     N_PAD: tl.constexpr,
     WIDTH: tl.constexpr,
     SOFTPLUS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
-    """One program: WIDTH channels of one head of one sequence."""
+    """One program: WIDTH channels of one head of one sequence. EARLY: as in `kernels.rows`."""
+    if EARLY:
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
     blocks: tl.constexpr = (P + WIDTH - 1) // WIDTH
     i = tl.program_id(1).to(tl.int64)
     head = (tl.program_id(0) // blocks).to(tl.int64)
@@ -139,11 +146,13 @@ def _step(
     y = torch.empty((b, h, p), dtype=x.dtype, device=x.device)
     bias = None if dt_bias is None else dt_bias.contiguous()
     n_pad = power_of_2(n)
-    width = min(power_of_2(p), max(1, SIZE // n_pad))
+    size, early = SIZE if b * h * p >= MANY else SIZE // 2, starts_early(x.device)
+    width = min(power_of_2(p), max(1, size // n_pad))
     step_kernel[(h * cdiv(p, width), b)](
         x, dt, A.contiguous(), B, C, D, z, bias, old, new, y, h, h // B.shape[1],
         *x.stride(), *dt.stride(), *B.stride(), *C.stride(), *skip_strides(D),
         *((0, 0, 0) if z is None else z.stride()), *old.stride(), *new.stride(),
-        P=p, N=n, N_PAD=n_pad, WIDTH=width, SOFTPLUS=dt_softplus, num_warps=4,
+        P=p, N=n, N_PAD=n_pad, WIDTH=width, SOFTPLUS=dt_softplus, EARLY=early, num_warps=8,
+        **({"launch_pdl": True} if early else {}),
     )  # fmt: skip
     return y
