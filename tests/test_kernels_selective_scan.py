@@ -291,7 +291,7 @@ class TestOnAGPU:
         before = torch.cuda.memory_allocated()
         torch.autograd.grad(run()[0], list(leaves.values()), dy)
         peak = torch.cuda.max_memory_allocated() - before
-        assert peak <= 5.1 * b * t * d * 2  # y, three gradients, and one x for all the rest
+        assert peak <= 6.1 * b * t * d * 2  # y, three gradients, and two x for all the rest
 
     def test_offsets_beyond_32_bits(self):
         t, d, n, end = 2**19 + 8, 4096, 2, 512

@@ -6,13 +6,26 @@ import torch
 from torch import Tensor, nn
 
 
-def once(owner: nn.Module, parameter: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """make(parameter), which the owner keeps until somebody writes to the parameter.
+class Keeper(nn.Module):
+    """A layer that forgets what `once` has kept for it when `train` or `eval` is called.
 
-    Where a gradient is wanted, or a compiler looks on, it is made anew: it is a part of the graph.
+    Fused optimizers, and updates that are replayed as a CUDA graph, write to a parameter and leave
+    no trace of it; but who trains a model calls `train` before.
+    """
+
+    def train(self, mode: bool = True) -> "Keeper":
+        self.__dict__.pop("_made_once", None)
+        return super().train(mode)
+
+
+def once(owner: Keeper, parameter: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """make(parameter), which an owner in `eval` mode keeps until somebody writes to the parameter.
+
+    In training, where a gradient is wanted, or where a compiler looks on, it is made anew.
     """
     if (
-        torch.compiler.is_compiling()
+        owner.training
+        or torch.compiler.is_compiling()
         or (torch.is_grad_enabled() and parameter.requires_grad)
         or parameter.is_inference()
         or not isinstance(parameter, nn.Parameter)  # a transform's stand-in, without memory

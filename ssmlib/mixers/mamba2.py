@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ssmlib.convolution import causal_conv1d, causal_conv1d_step_
 from ssmlib.layers import GatedRMSNorm, RMSNorm
-from ssmlib.layers.once import once
+from ssmlib.layers.once import Keeper, once
 from ssmlib.layers.rows import Convolution, Scale, project
 from ssmlib.mixers.mamba import DT_FLOOR, inverse_softplus, rates
 from ssmlib.s4.initial import timescales
@@ -71,7 +71,7 @@ class Mamba2State(NamedTuple):
     ssm: Tensor
 
 
-class Mamba2(nn.Module):
+class Mamba2(Keeper):
     """x (b t d) and what came before, or None, to y (b t d) and the next state.
 
     Raises ValueError for sizes out of range or that do not divide, and a state of other sizes.
