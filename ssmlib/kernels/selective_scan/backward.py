@@ -298,7 +298,7 @@ def gradient_kernel(
             da_next = tl.load(da_ptr, mask=inside, other=0.0)
             db = tl.zeros((WIDTH // 2, T // 2), tl.float32)
             dc = tl.zeros((WIDTH // 2, T // 2), tl.float32)
-            for m in tl.range(0, N, num_stages=1):
+            for m in tl.range(0, N, num_stages=1, loop_unroll_factor=2):
                 # of the state before, whose product has been made meanwhile
                 sums = sums_of_all(db, dc, T, WIDTH)
                 tl.store(shares_ptr + (m - 1) * all_rows + now, sums, mask=room & (m > 0))
