@@ -89,7 +89,10 @@ def roomy(device: torch.device) -> bool:
 
 
 class Tokens(NamedTuple):
-    """The inputs, their last axes side by side, dy the gradient before the gate; decays by KEEP."""
+    """The inputs, their last axes side by side, dy the gradient before the gate; decays by KEEP.
+
+    tiles: whether the hardware fetches tiles of all of these by their coordinates.
+    """
 
     dy: Tensor
     x: Tensor
@@ -97,6 +100,7 @@ class Tokens(NamedTuple):
     C: Tensor
     step: Tensor
     log: Tensor
+    tiles: bool
 
 
 class Found(NamedTuple):
@@ -157,7 +161,8 @@ def backward(
         packed = (dt_bias, dt_softplus, state, cu_seqlens, chunk_size, False)
         dy, dz = gate(dy, forward(x, dt, A, B, C, D, None, *packed)[0], z)
     step, log, log_of_walk = decays(dt, A, dt_bias, dt_softplus, cu_seqlens, KEEP, tile.chunk)
-    tokens, logs = Tokens(dy, x, B, C, step, log), (step, log_of_walk)
+    tiles = described(plan, dy, x, B, C)
+    tokens, logs = Tokens(dy, x, B, C, step, log, tiles), (step, log_of_walk)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     d_state = None if state is None else plan.states(plan.sequences)
     found = Found.room(plan, tokens.step, len(saved), D)
@@ -196,7 +201,7 @@ def segment_of(x: Tensor, cu_seqlens: Tensor | None, tile: layout.Tile) -> int:
 def shares(plan: Plan, programs: int, wanted: float) -> int:
     """Programs that share the heads of a group, where there are fewer than wanted for each SM."""
     per_group = plan.h // plan.g
-    splits = min(per_group, cdiv(round(wanted * layout.processors(plan.device)), programs))
+    splits = min(per_group, max(1, round(wanted * layout.processors(plan.device) / programs)))
     return cdiv(per_group, cdiv(per_group, splits))
 
 
@@ -255,8 +260,7 @@ def walk(
     """
     dy, B, C = tokens.dy, tokens.B, tokens.C
     strides = (*B.stride()[:3], *C.stride()[:3], *layout.skip_strides(D))
-    tiles = described(plan, dy, B, C, dx)
-    if tiles:
+    if tokens.tiles:
         dy, dx = (plan.describe(v, 1, tile.chunk, 1, tile.width) for v in (dy, dx))
         B, C = (plan.describe(v, 1, tile.chunk, 1, plan.n_pad) for v in (B, C))
         adjoint = None if adjoint is None else by_head(plan, adjoint, plan.n_pad, tile.width)
@@ -264,7 +268,7 @@ def walk(
         dy, B, C, *logs, D, start, plan.cu_seqlens, dx, before, adjoint, plan.sequences, plan.t,
         logs[1].shape[2], plan.segments, plan.segment, plan.h, plan.h // plan.g, *strides,
         P=plan.p, N=plan.n, N_PAD=plan.n_pad, WIDTH=tile.width, Q=tile.chunk, KEEP=KEEP,
-        STAGES=tile.stages, TILES=tiles, BY_CHANNEL=D is not None and D.ndim == 2,
+        STAGES=tile.stages, TILES=tokens.tiles, BY_CHANNEL=D is not None and D.ndim == 2,
         OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
     )  # fmt: skip
 
@@ -274,12 +278,11 @@ def pairs(plan: Plan, tokens: Tokens, found: Found, slots: int) -> Tensor:
 
     These are (slots g splits KEEP KEEP), to be added up over the splits.
     """
-    tile, (dy, x, B, C, step, log) = pairs_tile(plan), tokens
-    splits = shares(plan, 3 * slots * plan.g, 8)
+    tile, (dy, x, B, C, step, log, _) = pairs_tile(plan), tokens
+    splits = shares(plan, 3 * slots * plan.g, 3)
     scores = torch.empty(slots, plan.g, splits, KEEP, KEEP, device=plan.device)
     strides = (*x.stride()[:3], *B.stride()[:3], *C.stride()[:3])
-    tiles = described(plan, dy, x)
-    if tiles:
+    if tokens.tiles:
         dy, x = (plan.describe(v, 1, KEEP // 2, 1, tile.p) for v in (dy, x))
     per_group, chunks = plan.h // plan.g, cdiv(plan.t, KEEP)
     pairs_kernel[(3 * slots, plan.g * splits)](
@@ -287,7 +290,7 @@ def pairs(plan: Plan, tokens: Tokens, found: Found, slots: int) -> Tensor:
         found.skip, plan.sequences, plan.t, step.shape[2], chunks, plan.h, plan.g,
         per_group, splits, cdiv(per_group, splits), found.pairs[0].numel(), *strides,
         P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, Q=KEEP // 2, STAGES=tile.stages,
-        TILES=tiles, OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
+        TILES=tokens.tiles, OPERAND=plan.operand, PRECISION=plan.precision, num_warps=tile.warps,
         maxnreg=tile.registers,
     )  # fmt: skip
     return scores
@@ -305,11 +308,10 @@ def states(
     dC: Tensor,
 ) -> None:
     """Fill found, dB and dC (splits b t g n)."""
-    tile, (dy, x, B, C, _, log) = states_tile(plan), tokens
+    tile, (dy, x, B, C, _, log, _) = states_tile(plan), tokens
     strides = (*x.stride()[:3], *B.stride()[:3], *C.stride()[:3])
     slots, per_group, chunks = len(scores), plan.h // plan.g, cdiv(plan.t, KEEP)
-    tiles = described(plan, dy, x)
-    if tiles:
+    if tokens.tiles:
         dy, x = (plan.describe(v, 1, KEEP, 1, tile.p) for v in (dy, x))
         saved, adjoint = (by_head(plan, v, tile.n, tile.p) for v in (saved, adjoint))
     deep = cdiv(plan.n, tile.n)
@@ -319,7 +321,7 @@ def states(
         found.states, dB, dC, plan.sequences, plan.t, log.shape[2], chunks, plan.h, plan.g,
         per_group, splits, cdiv(per_group, splits), scores.shape[2], found.states[0].numel(),
         rows_of_all, *strides, P=plan.p, N=plan.n, N_PAD=tile.n, WIDTH=tile.p, KEEP=KEEP,
-        STAGES=tile.stages, TILES=tiles, OPERAND=plan.operand, PRECISION=plan.precision,
+        STAGES=tile.stages, TILES=tokens.tiles, OPERAND=plan.operand, PRECISION=plan.precision,
         num_warps=tile.warps, maxnreg=tile.registers,
     )  # fmt: skip
 
@@ -343,7 +345,7 @@ def steps(
         found.pairs, found.states, found.through, plan.cu_seqlens, ddt, *sums, plan.sequences,
         plan.t, step.shape[2], cdiv(plan.t, KEEP), plan.h, plan.g, found.pairs[0].numel(),
         found.states[0].numel(), *dt.stride(), PAIRS=pairs, STATES=states, KEEP=KEEP, HEADS=HEADS,
-        SOFTPLUS=dt_softplus, num_warps=4,
+        SOFTPLUS=dt_softplus, num_warps=8,
     )  # fmt: skip
     return ddt, *(v.sum(0) for v in sums)
 

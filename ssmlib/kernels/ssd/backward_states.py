@@ -148,7 +148,7 @@ def states_kernel(
     scores_ptr += (slot.to(tl.int64) * G + group) * parts * (KEEP * KEEP)
     scores_ptr += q[:, None] * KEEP + q[None, :]
     scores = tl.zeros((KEEP, KEEP), tl.float32)
-    for part in range(tl.where(split == 0, parts, 0)):
+    for part in range(split, parts, splits):
         scores += tl.load(scores_ptr + part * (KEEP * KEEP), mask=real, other=0.0)
     scores = scores.to(OPERAND)
     dC += tl.dot(scores, B, input_precision=PRECISION)

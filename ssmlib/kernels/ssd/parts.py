@@ -8,8 +8,8 @@ from torch import Tensor
 from ssmlib.kernels.selective_scan.parts import LOG2E, sequence, softplus
 from ssmlib.kernels.ssd.layout import KEEP, cdiv
 
-TOKENS = 256  # of one program of `decay_kernel`
-HEADS = 16
+TOKENS = 128  # of one program of `decay_kernel`
+HEADS = 32
 
 
 @triton.jit
@@ -123,8 +123,8 @@ def decays(
 
     dt (b t h). A row of a batch is padded to a multiple of KEEP tokens, over which nothing happens:
     the step is 0, and the decay stays what it was. For one or two sizes of chunks, powers of two up
-    to 256, entry t of a decay is the sum of dt A log2(e) from the first token of its chunk to token
-    t. Chunks start where sequences do. All in float32.
+    to TOKENS, entry t of a decay is the sum of dt A log2(e) from the first token of its chunk to
+    token t. Chunks start where sequences do. All in float32.
     """
     b, t, h = dt.shape
     pitch = t if cu_seqlens is not None else cdiv(t, KEEP) * KEEP
@@ -137,6 +137,6 @@ def decays(
     decay_kernel[(slots, cdiv(h, HEADS))](
         dt, A.contiguous(), bias, cu_seqlens, *rooms, sequences, t, pitch, blocks, h,
         *dt.stride(), Q=chunks[0], OTHER=chunks[-1], TOKENS=TOKENS, HEADS=HEADS,
-        SOFTPLUS=dt_softplus, num_warps=4,
+        SOFTPLUS=dt_softplus, num_warps=8,
     )  # fmt: skip
     return tuple(made)
