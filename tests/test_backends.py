@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssmlib import backends
-from ssmlib.backends import resolve
+from ssmlib.backends import call, resolve
 
 ON_CPU = torch.zeros(1)
 ALL = {"reference": None, "torch": None, "triton": None}
@@ -42,3 +43,26 @@ def test_unknown_names_are_refused_with_the_known_ones():
         ValueError, match="backend: expected one of auto, reference, torch, triton, got 'cuda'"
     ):
         resolve("cuda", ON_CPU, available=ALL)
+
+
+def test_an_operator_is_called_as_its_function_where_nobody_looks_on():
+    seen = []
+
+    class Operator:
+        def __call__(self, x):
+            seen.append("operator")
+            return x
+
+        def _init_fn(self, x):
+            seen.append("function")
+            return x
+
+    operator, x = Operator(), torch.zeros(2)
+    call(operator, x)
+    with torch.no_grad():
+        call(operator, x)
+        call(operator, x.as_subclass(type("Other", (torch.Tensor,), {})))
+        torch.func.vmap(lambda row: call(operator, row))(x)
+        with TorchDispatchMode():
+            call(operator, x)
+    assert seen == ["operator", "function", "operator", "operator", "operator"]

@@ -22,6 +22,7 @@ for made in (kernel for call in calls for kernel in compiled(call, int(sys.argv[
     print(made.name, made.spills)
 """
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CUDA = [torch.profiler.ProfilerActivity.CUDA]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -73,7 +74,7 @@ def test_it_compiles_without_a_gpu(capability):
 def test_the_module_takes_it_on_a_gpu(seeded):
     x = seeded.normal(2, 50, 1024).to("cuda", torch.bfloat16)
     layer = RMSNorm(1024).to("cuda", torch.bfloat16)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(activities=CUDA, acc_events=True) as profile:
         layer(x)
     assert [e.key for e in profile.key_averages()] == ["norm_kernel"]
     again = [layer(x) for _ in range(2)]

@@ -20,6 +20,7 @@ for made in compiled(lambda: rotate(x, at, torch.zeros(16).double(), False), int
     print(made.name)
 """
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CUDA = [torch.profiler.ProfilerActivity.CUDA]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -71,7 +72,7 @@ def test_it_compiles_without_a_gpu(capability):
 @pytest.mark.gpu
 def test_rotate_takes_it_on_a_gpu(seeded):
     x = seeded.normal(2, 300, 4, 64).to("cuda", torch.bfloat16)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(activities=CUDA, acc_events=True) as profile:
         y = rotate(x, torch.arange(300, device="cuda"), rates=rotary_rates(64, device="cuda"))
     assert "rotate_kernel" in {e.key for e in profile.key_averages()}
     assert_close(y, rotate(x.double(), torch.arange(300, device="cuda")), 1e-2)

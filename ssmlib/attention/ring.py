@@ -16,7 +16,7 @@ from torch import Tensor
 from ssmlib.attention.cache import KVCache
 from ssmlib.attention.rotary import rotate
 from ssmlib.attention.softmax import check_dtypes, check_window, match_heads
-from ssmlib.backends import resolve
+from ssmlib.backends import call, resolve
 from ssmlib.recurrence import wants_grad
 from ssmlib.shapes import check, check_number
 
@@ -96,7 +96,7 @@ def attend_ring_(
             raise ValueError("cache: expected features side by side, as `to_ring` lays them")
         from ssmlib.attention.operators import step_by_kernel_
 
-        return step_by_kernel_(q, k, v, *cache, scale)
+        return call(step_by_kernel_, q, k, v, *cache, scale)
     if cache.rates is not None:
         at, rates = cache.position[:, None], cache.rates[0]
         q, k = (rotate(x[:, None], at, rates=rates).squeeze(1) for x in (q, k))
@@ -163,7 +163,7 @@ def _slots_torch(q: Tensor, k: Tensor, v: Tensor, count: Tensor, scale: float) -
 def _slots_triton(q: Tensor, k: Tensor, v: Tensor, count: Tensor, scale: float) -> Tensor:
     from ssmlib.attention.operators import slots_by_kernel  # torch compiles, and so imports triton
 
-    return slots_by_kernel(q, k, v, count, scale)
+    return call(slots_by_kernel, q, k, v, count, scale)
 
 
 def _check_slots(cache: RingCache, window: int | None) -> None:

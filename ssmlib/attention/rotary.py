@@ -6,7 +6,7 @@ from math import pi
 import torch
 from torch import Tensor
 
-from ssmlib.backends import HAS_TRITON
+from ssmlib.backends import HAS_TRITON, call
 from ssmlib.shapes import check, check_floating, check_number
 
 SCALINGS = ("linear", "llama3")
@@ -58,7 +58,7 @@ def rotate(
     if x.is_cuda and HAS_TRITON and x.dtype != torch.float64 and not compiles:
         from ssmlib.attention.operators import rotate_by_kernel  # torch compiles: imports triton
 
-        return rotate_by_kernel(x, positions, rates, False)
+        return call(rotate_by_kernel, x, positions, rates, False)
     angle = (positions.to(rates.dtype).unsqueeze(-1) * rates).unsqueeze(-2)
     exact = torch.promote_types(x.dtype, torch.float32)
     cos, sin = angle.cos().to(exact), angle.sin().to(exact)

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ssmlib.backends import resolve
+from ssmlib.backends import call, resolve
 from ssmlib.convolution import taps
 from ssmlib.convolution.operator import conv_by, step_by_
 from ssmlib.convolution.taps import reference
@@ -89,11 +89,11 @@ def causal_conv1d_step_(
     chosen = resolve(backend, x, default="torch", available=("torch", "triton"))
     if chosen == "torch" and not torch.compiler.is_compiling():  # an operator costs what it does
         return taps.step_(x, weight, bias, activation == "silu", state)
-    return step_by_(x, weight, bias, activation == "silu", state, chosen)
+    return call(step_by_, x, weight, bias, activation == "silu", state, chosen)
 
 
 def _by(backend: str, *args) -> tuple[Tensor, Tensor]:
-    return conv_by(*args, backend)
+    return call(conv_by, *args, backend)
 
 
 BACKENDS = {

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmlib.backends import resolve
+from ssmlib.backends import call, resolve
 from ssmlib.shapes import check, check_number
 
 BACKENDS = ("torch", "triton")
@@ -50,7 +50,7 @@ class GatedRMSNorm(nn.Module):
             return in_torch(y, z, self.weight, *args)
         rows = (v.reshape(-1, v.shape[-1]) for v in (y, z))
         y_rows, z_rows = (v if v.stride(1) == 1 else v.contiguous() for v in rows)
-        return by_kernel(y_rows, z_rows, self.weight, *args).view(y.shape)
+        return call(by_kernel, y_rows, z_rows, self.weight, *args).view(y.shape)
 
 
 def in_torch(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmlib.backends import HAS_TRITON
+from ssmlib.backends import HAS_TRITON, call
 from ssmlib.convolution import causal_conv1d_step_
 from ssmlib.layers.norm import RMSNorm
 from ssmlib.shapes import check
@@ -66,8 +66,8 @@ def project(
         options = (None, 0.0, 0.0) if norm is None else (norm.weight, norm.eps, norm.offset)
         args = (x if x.stride(1) == 1 else x.contiguous(), linear.weight, added, *options)
         if c is None:
-            return by_kernel(*args, past)
-        return by_kernel_(*args, past, c.weight, c.bias, c.state, c.first)
+            return call(by_kernel, *args, past)
+        return call(by_kernel_, *args, past, c.weight, c.bias, c.state, c.first)
     y = F.linear(x if norm is None else norm(x), linear.weight, added)
     y = y if past is None else past + y
     if c is not None:

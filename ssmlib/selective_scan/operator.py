@@ -10,6 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ssmlib.backends import call
 from ssmlib.recurrence import wants_grad, working_dtype
 from ssmlib.selective_scan import tiles
 
@@ -30,8 +31,8 @@ def scan_by(
 ) -> tuple[Tensor, Tensor]:
     """y and the last h by the form "torch" or "triton"; arguments as the forms take them."""
     needs_grad = wants_grad(x, dt, A, B, C, D, z, dt_bias, state)
-    y, last, _ = _forward(
-        x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, cu_seqlens, form, needs_grad
+    y, last, _ = call(
+        _forward, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, cu_seqlens, form, needs_grad
     )
     return y, last
 

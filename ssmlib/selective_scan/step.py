@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssmlib.backends import call
 from ssmlib.recurrence import softplus, wants_grad, working_dtype
 from ssmlib.selective_scan.checks import check_inputs
 from ssmlib.selective_scan.function import BACKENDS, choose
@@ -34,7 +35,7 @@ def selective_scan_step(
     B, C = _check(x, dt, A, B, C, D, z, dt_bias, state)
     chosen = choose(backend, x, dt, A, B, C, D, z, dt_bias, state)
     if chosen == "triton" and not wants_grad(x, dt, A, B, C, D, z, dt_bias, state):
-        return step_by(chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+        return call(step_by, chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
     x, dt, B, C, z = (None if v is None else v.unsqueeze(1) for v in (x, dt, B, C, z))
     y, last = BACKENDS[chosen](x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, None)
     return y.squeeze(1), last
@@ -72,7 +73,7 @@ def selective_scan_step_(
         raise ValueError(f"state: expected dtype {wide} (the widest input), got {state.dtype}")
     chosen = choose(backend, *tensors, state)
     if chosen == "triton":
-        return step_by_(chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+        return call(step_by_, chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
     if chosen == "torch":
         with torch.autocast(x.device.type, enabled=False):
             return _step_(x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)

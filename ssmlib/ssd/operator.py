@@ -11,6 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ssmlib.backends import call
 from ssmlib.recurrence import wants_grad, working_dtype
 
 FORMS = {"torch": "ssmlib.ssd.chunks", "triton": "ssmlib.kernels.ssd"}
@@ -33,9 +34,8 @@ def ssd_by(
 ) -> tuple[Tensor, Tensor]:
     """y and the last h by a form of FORMS; arguments as the forms take them."""
     needs_grad = wants_grad(x, dt, A, B, C, D, z, dt_bias, state)
-    y, last, _ = _forward(
-        x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, cu_seqlens, chunk_size, form, needs_grad
-    )
+    args = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, cu_seqlens, chunk_size, form)
+    y, last, _ = call(_forward, *args, needs_grad)
     return y, last
 
 

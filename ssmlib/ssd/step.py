@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssmlib.backends import call
 from ssmlib.recurrence import softplus, wants_grad, working_dtype
 from ssmlib.shapes import check
 from ssmlib.ssd.checks import check_inputs
@@ -34,7 +35,7 @@ def ssd_step(
     _check(x, dt, A, B, C, D, z, dt_bias, state)
     chosen = choose(backend, x, dt, A, B, C, D, z, dt_bias, state)
     if chosen == "triton" and not wants_grad(x, dt, A, B, C, D, z, dt_bias, state):
-        return step_by(chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+        return call(step_by, chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
     if chosen != "torch":
         x, dt, B, C, z = (None if v is None else v.unsqueeze(1) for v in (x, dt, B, C, z))
         args = (x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
@@ -80,7 +81,7 @@ def ssd_step_(
         raise ValueError(f"state: expected dtype {wide} (the widest input), got {state.dtype}")
     chosen = choose(backend, *tensors, state)
     if chosen == "triton":
-        return step_by_(chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
+        return call(step_by_, chosen, x, dt, A, B, C, D, z, dt_bias, dt_softplus, state)
     if chosen != "torch":
         args = (x, dt, A, B, C, D, z, dt_bias, dt_softplus)
         y, last = ssd_step(*args, state=state, backend=chosen)
