@@ -467,7 +467,8 @@ def test_every_experiment_runs(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize(("mixer", "options"), [*FAMILIES, ("beside", {"keys": 4})])
 def test_a_graph_learns_what_python_learns(mixer, options):
-    case = case_of(mixer, steps=60, **options)
+    """Of a choice of keys, few steps: a rounding that falls otherwise chooses another key."""
+    case = case_of(mixer, steps=8 if mixer == "beside" else 60, **options)
     made = [trained(Lane(case, "cuda", captured), Run(case, 1e-3, 1)) for captured in (True, False)]
     for p, q in zip(*made, strict=True):
         assert_close(p, q, 2e-2)

@@ -75,7 +75,7 @@ def measure_throughput(ledger: Ledger, device: str, size: str = "full") -> list[
     with _precision():
         return ledger.fill(
             {"experiment": "throughput"},
-            lambda: throughput(cases * 2 if on_gpu else cases[:2], device, 3 if on_gpu else 1),
+            lambda: throughput(cases if on_gpu else cases[:2], device, 2 if on_gpu else 1),
         )
 
 

@@ -12,9 +12,8 @@ passkey   a number hidden in a text longer than those trained on
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import product
-from math import inf
 from typing import Any
 
 from ssmlib.bench.recall.cases import Case, Course
@@ -28,11 +27,16 @@ Cell = tuple[str, str, int, dict[str, Any]]  # course, mixer, d_model, options o
 
 @dataclass(frozen=True)
 class Experiment:
-    """What there is to train: courses by name, and the cells, the most important first."""
+    """What there is to train: courses by name, and the cells, the most important first.
+
+    lrs: for some mixers, other rates than the course's; each is to be tried on both sides of its
+    best.
+    """
 
     name: str
     courses: Mapping[str, Course]
     cells: tuple[Cell, ...]
+    lrs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def cases(self) -> Iterator[Case]:
         """The cells as cases."""
@@ -48,6 +52,7 @@ class Experiment:
     def case(self, course: str, mixer: str, d: int, **options: Any) -> Case:
         """Any model on a course. Raises ValueError for a course or a model that there is not."""
         chosen = self.course(course)
+        chosen = replace(chosen, lrs=self.lrs.get(mixer, chosen.lrs))
         task = TASKS[chosen.task]
         vocab = max(task.vocab(**setting) for setting in (*chosen.trained, *chosen.tested))
         variant = " ".join(f"{name}={value}" for name, value in sorted(options.items()))
@@ -75,7 +80,8 @@ FAMILIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("linear_attention", {}),
     ("hybrid", {}),
 )
-MORE_OF_THEM = (("mamba2", "n", (4, 32)), ("mamba", "n", (4, 64)))
+BETWEEN = FAMILIES[2], FAMILIES[7]  # not at the greatest of three lengths, to save time
+MORE_OF_THEM = (("mamba2", "n", (4, 32)), ("mamba", "n", (4,)))
 MORE_OF_THEM += (("linear_attention", "features", (4, 8)),)
 
 
@@ -89,19 +95,29 @@ def _mqar(length: int, vocab: int, **common: Any) -> Course:
 
 
 def _of_mqar(
-    lengths: Mapping[int, int], widths: tuple[int, ...], windows: tuple[int, ...], **common: Any
+    lengths: Mapping[int, int],
+    widths: tuple[int, ...],
+    windows: tuple[int, ...],
+    attention: tuple[float, ...],
+    **common: Any,
 ) -> dict[str, Experiment]:
-    """lengths: the batch of each. windows: of attention, at the middle length and width."""
+    """lengths: the batch of each. windows: of attention, at the middle length and width; attention:
+    rates of what has any."""
     courses = {str(t): _mqar(t, batch=batch, **common) for t, batch in lengths.items()}
     middle = str([*lengths][len(lengths) // 2])
-    grid = tuple((c, m, d, o) for (m, o), c, d in product(FAMILIES, courses, widths))
+    grid = tuple(
+        (c, family[0], d, family[1])
+        for family, (i, c), d in product(FAMILIES, enumerate(courses), widths)
+        if i < 2 or family not in BETWEEN
+    )
     more = [(m, {name: value}) for m, name, values in MORE_OF_THEM for value in values]
     further = [(middle, m, d, o) for (m, o), d in product(more, widths)]
     d = widths[len(widths) // 2]
     further += [(middle, "attention", d, {"window": window}) for window in windows]
+    lrs = dict.fromkeys(("attention", "hybrid"), attention)
     return {
-        "mqar": Experiment("mqar", courses, grid),
-        "pareto": Experiment("pareto", {middle: courses[middle]}, tuple(further)),
+        "mqar": Experiment("mqar", courses, grid, lrs),
+        "pareto": Experiment("pareto", {middle: courses[middle]}, tuple(further), lrs),
     }
 
 
@@ -112,7 +128,7 @@ COPIERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("mamba2", {"n": 64}),
     ("hybrid", {"n": 16}),
 )
-SEEKERS = COPIERS[1:4]
+SEEKERS = (*COPIERS[1:4], ("attention", {"positions": "none", "times": 2}))
 
 
 def _copying(longest: int, **common: Any) -> Course:
@@ -149,7 +165,7 @@ def _of_lookup(d: int, **common: Any) -> dict[str, Experiment]:
 
 
 def _of_joint(
-    contexts: tuple[int, int], keys: tuple[int, int], d: int, **common: Any
+    contexts: tuple[int, int], keys: tuple[int, int], d: int, attention: tuple[float, ...], **common
 ) -> dict[str, Experiment]:
     setting = {"contexts": contexts, "keys": keys, "values": 16}
     course = Course("joint_recall", (setting,), (setting,), contexts[1] * keys[1], **common)
@@ -160,9 +176,9 @@ def _of_joint(
         *(("beside", d, {"sparse": name}) for name in SPARSE),
         ("beside", d, {"base": "mamba"}),
         ("mamba2", 2 * d, {"n": 32}),
-        ("mamba", 2 * d, {"n": 16}),
     )
-    return {"joint": Experiment("joint", {"joint": course}, tuple(("joint", *b) for b in base))}
+    cells = tuple(("joint", *b) for b in base)
+    return {"joint": Experiment("joint", {"joint": course}, cells, {"attention": attention})}
 
 
 def _of_passkey(
@@ -186,15 +202,16 @@ _FULL = (
     _of_mqar(
         {64: 96, 128: 48, 256: 24},  # as many tokens, and answers, at each
         (32, 64, 128),
-        (4, 8, 16, 32, 64),
+        (4, 16, 32, 64),
         vocab=256,
         steps=2000,
         lrs=(3e-3, 1e-2, 1e-3),
+        attention=(3e-3, 1e-3, 5e-4),
     )
     | _of_copying(30, 64, steps=6000, lrs=(3e-3, 1e-3, 1e-2), solved=0.998)
     | _of_lookup(64, longest=30, given=3, answer=5, steps=4000, lrs=(3e-3, 1e-3, 1e-2))
-    | _of_joint((4, 8), (4, 8), 64, steps=6000, lrs=(5e-3, 2e-3))
-    | _of_passkey(256, (1, 2, 4, 8), 64, steps=2500, lrs=(3e-3, 1e-3), solved=inf)
+    | _of_joint((4, 8), (4, 8), 64, (2e-3, 5e-3, 1e-3, 5e-4), steps=6000, lrs=(5e-3, 2e-3))
+    | _of_passkey(256, (1, 2, 4, 8), 64, steps=4000, lrs=(3e-3, 1e-3, 1e-2), solved=0.999)
 )
 _FEW = {"batch": 48, "sequences": 256}
 _SMALL = (
@@ -205,19 +222,20 @@ _SMALL = (
         vocab=64,
         steps=500,
         lrs=(1e-2, 3e-2, 3e-3),
+        attention=(1e-2, 3e-3),
         sequences=256,
     )
     | _of_copying(12, 32, steps=2000, lrs=(1e-2, 3e-3), **_FEW)
     | _of_lookup(32, longest=12, given=2, answer=2, steps=2000, lrs=(1e-2, 3e-3), **_FEW)
-    | _of_joint((2, 3), (2, 3), 32, steps=2000, lrs=(1e-2, 3e-3), **_FEW)
+    | _of_joint((2, 3), (2, 3), 32, (3e-3, 1e-2), steps=2000, lrs=(1e-2, 3e-3), **_FEW)
     | _of_passkey(64, (1, 2, 4, 8), 32, steps=1500, lrs=(3e-3, 1e-2), **_FEW)
 )
 _NONE = {"steps": 4, "seeds": 2, "sequences": 8}
 _TINY = (
-    _of_mqar({16: 6}, (8,), (4, 8), vocab=32, lrs=(1e-2, 1e-3), **_NONE)
+    _of_mqar({16: 6}, (8,), (4, 8), (1e-2, 1e-3), vocab=32, lrs=(1e-2, 1e-3), **_NONE)
     | _of_copying(10, 8, lrs=(1e-2,), batch=6, **_NONE)
     | _of_lookup(8, longest=12, given=2, answer=2, lrs=(1e-2,), batch=6, **_NONE)
-    | _of_joint((2, 2), (2, 3), 8, lrs=(1e-2,), batch=6, **_NONE)
+    | _of_joint((2, 2), (2, 3), 8, (1e-2,), lrs=(1e-2,), batch=6, **_NONE)
     | _of_passkey(32, (1, 2), 8, lrs=(1e-2,), batch=6, **_NONE)
 )
 EXPERIMENTS: dict[str, dict[str, Experiment]] = {
