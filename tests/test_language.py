@@ -50,6 +50,7 @@ def test_a_step_is_timed_beside_its_floor():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*get_autocast_gpu_dtype:DeprecationWarning")  # the peer's
 @pytest.mark.parametrize("layer", [Kernels, Fused])
 def test_a_peers_layer_is_the_same_layer(layer, seeded):
     pytest.importorskip("mamba_ssm")

@@ -274,7 +274,11 @@ def test_the_tiny_suite_writes_a_record_and_continues(tmp_path, capsys):
     assert not (tmp_path / "selection_tiny.json").exists()
     done = (tmp_path / "selection_tiny.jsonl").read_text()
     assert len(done.splitlines()) == 1 + 5 * 3
+    assert main([*command, "--seconds", "0"]) == 3
+    partial = store.load_record("selection_tiny", tmp_path)
+    assert (len(partial.rows), partial.provenance["partial"]) == (5 * 3, True)
     assert main(command) == 0
+    assert not (tmp_path / "selection_tiny.partial.json").exists()
     assert (tmp_path / "selection_tiny.jsonl").read_text().startswith(done)
     rows = store.load_record("selection_tiny", tmp_path).rows
     assert {row["experiment"] for row in rows} == set(selection.EXPERIMENTS)

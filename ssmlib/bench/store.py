@@ -80,8 +80,12 @@ class Draft:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Keep one more row, before the next one is measured."""
-        self.rows.append(row)
-        self._write(_partial(self.name), self.rows, self.source | {"partial": True})
+        self.pause([*self.rows, row])
+
+    def pause(self, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Keep these rows, until more is measured, and return their file."""
+        self.rows = list(rows)
+        return self._write(_partial(self.name), self.rows, self.source | {"partial": True})
 
     def finish(self, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write the record of all rows, and return its file."""

@@ -36,6 +36,7 @@ __all__ = [
     "best",
     "published_share",
     "rows",
+    "rows_on_file",
     "run",
     "run_size",
     "summary",
@@ -118,20 +119,23 @@ def run_size(
     is called with a line of text after each row.
     """
     device = default_device(device)
-    source = provenance("", device)
-    where = ", ".join(f"{key} {source[key]}" for key in ("device", "torch", "triton", "ssmlib"))
 
     def tell(row: dict[str, Any]) -> None:
         if progress is not None:
             progress(table([row], PROGRESS, head=False))
 
-    ledger = Ledger(keep, where, seconds, tell)
+    ledger = Ledger(keep, _where(device), seconds, tell)
     found = [
         list(rows(name, size, device, ledger, together=together))
         for name in EXPERIMENTS
         if name in only
     ]
     return [row for each in found for row in sorted(each, key=_place)]
+
+
+def rows_on_file(keep: Path, device: str | torch.device | None = None) -> list[Row]:
+    """What a call of `run_size` with this file has measured so far."""
+    return sorted(Ledger(keep, _where(default_device(device))).rows, key=_place)
 
 
 def best(rows: Iterable[Row]) -> list[Row]:
@@ -167,6 +171,11 @@ def best(rows: Iterable[Row]) -> list[Row]:
 def summary(rows: list[Row]) -> str:
     """What came out best of each case, beside what was published."""
     return table(best(rows), COLUMNS)
+
+
+def _where(device: torch.device) -> str:
+    source = provenance("", device)
+    return ", ".join(f"{key} {source[key]}" for key in ("device", "torch", "triton", "ssmlib"))
 
 
 def _place(row: Row) -> tuple:

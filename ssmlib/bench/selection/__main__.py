@@ -1,15 +1,16 @@
 """`python -m ssmlib.bench.selection --out DIR`: the suite in as many calls as it takes.
 
-Rows that are done stand in DIR/selection.jsonl; with the last of them comes DIR/selection.json, the
-record. `--size small` is for a CPU, takes half an hour, and its files are called selection_small.
+Rows that are done stand in DIR/selection.jsonl, what is known so far in DIR/selection.partial.json,
+and with the last row comes DIR/selection.json, the record. `--size small` is for a CPU, takes half
+an hour, and its files are called selection_small.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from ssmlib.bench.selection import EXPERIMENTS, OutOfTime, run_size, summary
-from ssmlib.bench.store import record
+from ssmlib.bench.selection import EXPERIMENTS, OutOfTime, rows_on_file, run_size, summary
+from ssmlib.bench.store import Draft
 from ssmlib.bench.suites import command_for
 from ssmlib.bench.timing import default_device
 
@@ -32,16 +33,19 @@ def main(arguments: list[str] | None = None) -> int:
     name = "selection" if args.size == "full" else f"selection_{args.size}"
     keep = args.out / f"{name}.jsonl"
     wanted = args.only or EXPERIMENTS
+    command = f"python -m ssmlib.bench.selection --size {args.size}"
+    command = command_for("selection") if args.size == "full" else command
+    draft = Draft(name, command, args.out, device)
     try:
         rows = run_size(args.size, device, tell, keep, args.seconds, wanted, args.together)
     except OutOfTime:
         print(f"time is up; the same command continues from {keep}")
+        if there := rows_on_file(keep, device):
+            print(summary(there), draft.pause(there), sep="\n")
         return 3
     print(summary(rows))
     if args.only is None:
-        command = f"python -m ssmlib.bench.selection --size {args.size}"
-        command = command_for("selection") if args.size == "full" else command
-        print(record(name, rows, command, args.out, device))
+        print(draft.finish(rows))
     return 0
 
 

@@ -29,8 +29,8 @@ def sweep_all(
                 reached[cell.case.name] = share, lr
     wave = [
         Cell(case, size, reached[case.name][1], seed, device)
-        for case in cases
         for seed in range(1, size.seeds)
+        for case in cases
     ]
     for _, rows in trained(wave, ledger, together, run):
         yield from rows
