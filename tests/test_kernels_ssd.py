@@ -383,7 +383,7 @@ class TestOnAGPU:
     @pytest.mark.parametrize(
         ("h", "p", "g", "n"),
         [
-            (1, 1, 1, 1),
+            (12, 1, 1, 1),
             (6, 2, 3, 8),
             (4, 7, 4, 13),
             (5, 70, 1, 17),

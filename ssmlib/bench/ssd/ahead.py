@@ -20,7 +20,7 @@ from ssmlib.bench.ssd import peers
 from ssmlib.bench.ssd.scans import SHAPES, ssd_cell
 
 TRIED_MS = 25  # for each configuration, not 100: dozens of launches still
-MOST = 12  # processes: each holds a pass's tensors on the GPU
+MOST = 8  # processes: each holds a pass's tensors on the GPU, about 7 GB
 
 
 def compile_ahead(limit_s: float = 90.0) -> None:
