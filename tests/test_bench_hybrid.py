@@ -140,13 +140,28 @@ def test_published_numbers_say_that_the_first_layer_gains_most():
     assert max(MAMBA2.values()) < MAMBA2_TRANSFORMER
 
 
+def stop_after(path, lines):
+    def check(ledger):
+        if len(path.read_text().splitlines()) >= lines:
+            raise hybrid.OutOfTime
+
+    return check
+
+
 def test_the_command_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
     fewer = replace(SIZES["tiny"], seeds=1, lrs=(1e-2,))
     monkeypatch.setitem(SIZES, "tiny", fewer)
     command = ["--size", "tiny", "--device", "cpu", "--out", str(tmp_path)]
     assert main([*command, "--seconds", "0"]) == 3
     assert "continues" in capsys.readouterr().out
+    assert not (tmp_path / "hybrid_tiny.partial.json").exists()
+    monkeypatch.setattr(Ledger, "check_time", stop_after(tmp_path / "hybrid_tiny.jsonl", 3))
+    assert main(command) == 3
+    assert len(store.load_record("hybrid_tiny", tmp_path).rows) == 2
+    monkeypatch.undo()
+    monkeypatch.setitem(SIZES, "tiny", fewer)
     assert main(command) == 0
+    assert not (tmp_path / "hybrid_tiny.partial.json").exists()
     made = json.loads((tmp_path / "hybrid_tiny.json").read_text())
     assert store.load_record(made["name"], tmp_path).rows == made["rows"]
     assert len(made["rows"]) == len(list(cases_of(fewer)))
@@ -169,6 +184,8 @@ def test_bad_input_is_named():
         pattern_of(3, 4, "first")
     with pytest.raises(ValueError, match="place: expected one of spread, first, middle, last"):
         pattern_of(3, 1, "top")
-    with pytest.raises(ValueError, match="size: expected one of full, small, tiny, got 'huge'"):
+    with pytest.raises(
+        ValueError, match="size: expected one of full, small, tiny, long, got 'huge'"
+    ):
         hybrid.run_size("huge")
     assert isinstance(SIZES["full"], Size)

@@ -32,6 +32,7 @@ __all__ = [
     "best",
     "cases_of",
     "pattern_of",
+    "rows_on_file",
     "run",
     "run_size",
     "share_of_the_first",
@@ -84,15 +85,18 @@ def run_size(
     if size not in SIZES:
         raise ValueError(f"size: expected one of {', '.join(SIZES)}, got {size!r}")
     device, chosen = default_device(device), SIZES[size]
-    source = provenance("", device)
-    where = ", ".join(f"{key} {source[key]}" for key in ("device", "torch", "triton", "ssmlib"))
 
     def tell(row: dict[str, Any]) -> None:
         if progress is not None:
             progress(table([row], PROGRESS, head=False))
 
-    ledger = Ledger(keep, where, seconds, tell)
+    ledger = Ledger(keep, _where(device), seconds, tell)
     return sorted(sweep(list(cases_of(chosen)), chosen, ledger, str(device), together), key=_place)
+
+
+def rows_on_file(keep: Path, device: str | torch.device | None = None) -> list[Row]:
+    """What calls of `run_size` with this file have measured so far."""
+    return sorted(Ledger(keep, _where(default_device(device))).rows, key=_place)
 
 
 def best(rows: Iterable[Row]) -> list[Row]:
@@ -130,6 +134,11 @@ def share_of_the_first(found: Iterable[Row]) -> float:
 def summary(rows: list[Row]) -> str:
     """What came out best of each case."""
     return table(best(rows), COLUMNS)
+
+
+def _where(device: torch.device) -> str:
+    source = provenance("", device)
+    return ", ".join(f"{key} {source[key]}" for key in ("device", "torch", "triton", "ssmlib"))
 
 
 def _name(row: Row) -> tuple:

@@ -1,15 +1,16 @@
 """`python -m ssmlib.bench.hybrid --out DIR`: the suite in as many calls as it takes.
 
-Rows that are done stand in DIR/hybrid.jsonl; with the last of them comes DIR/hybrid.json, the
-record. `--size small` is for a CPU, and its files are called hybrid_small.
+Rows that are done stand in DIR/hybrid.jsonl, and where time was up in DIR/hybrid.partial.json; with
+the last of them comes DIR/hybrid.json, the record. `--size small` is for a CPU, `--size long` has
+three times as many updates as the suite; their files are called hybrid_small and hybrid_long.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from ssmlib.bench.hybrid import SIZES, OutOfTime, run_size, summary
-from ssmlib.bench.store import record
+from ssmlib.bench.hybrid import SIZES, OutOfTime, rows_on_file, run_size, summary
+from ssmlib.bench.store import Draft
 from ssmlib.bench.suites import command_for
 from ssmlib.bench.timing import default_device
 
@@ -29,16 +30,18 @@ def main(arguments: list[str] | None = None) -> int:
         print(line, file=sys.stderr, flush=True)
 
     name = "hybrid" if args.size == "full" else f"hybrid_{args.size}"
-    keep = args.out / f"{name}.jsonl"
+    command = f"python -m ssmlib.bench.hybrid --size {args.size}"
+    command = command_for("hybrid") if args.size == "full" else command
+    keep, draft = args.out / f"{name}.jsonl", Draft(name, command, args.out, device)
     try:
         rows = run_size(args.size, device, tell, keep, args.seconds, args.together)
     except OutOfTime:
         print(f"time is up; the same command continues from {keep}")
+        if there := rows_on_file(keep, device):
+            print(summary(there), draft.pause(there), sep="\n")
         return 3
     print(summary(rows))
-    command = f"python -m ssmlib.bench.hybrid --size {args.size}"
-    command = command_for("hybrid") if args.size == "full" else command
-    print(record(name, rows, command, args.out, device))
+    print(draft.finish(rows))
     return 0
 
 

@@ -1,7 +1,7 @@
 """What is trained: so many layers, some of them attention, in one place or another."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssmlib.bench.hybrid.stream import Stream
 from ssmlib.mixers.attention import AttentionConfig
@@ -69,8 +69,8 @@ SIZES = {
         state=16,
         expand=2,
         batch=32,
-        steps=3000,
-        lrs=(2e-3, 7e-4),
+        steps=1000,
+        lrs=(3e-3, 1e-3),
         seeds=3,
     ),
     "small": Size(
@@ -106,6 +106,7 @@ SIZES = {
         test_batches=1,
     ),
 }
+SIZES["long"] = replace(SIZES["full"], steps=3000, lrs=(2e-3, 7e-4))
 
 
 @dataclass(frozen=True)
