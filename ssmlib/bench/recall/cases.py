@@ -22,7 +22,8 @@ class Course:
     asked about afterwards, on `sequences` each; the first decides what is best. most_asked:
     answers due in one sequence of training, at the most. lrs: tried in this order with seed 0,
     until one solves the task. A run ends after `steps`, or when it answers a share `solved` of some
-    fresh batches. seeds: in all, at the best of the rates.
+    fresh batches; more than 1 for never, where what is asked beyond the training is the point, and
+    the learning rate should come to its end. seeds: in all, at the best of the rates.
     """
 
     task: str
