@@ -42,6 +42,18 @@ def test_the_quick_suite_trains_each_model_and_makes_a_record(tmp_path):
     assert run(quick=True, device="cpu", keep=tmp_path / "rows") == rows  # kept, not run again
 
 
+def test_the_record_has_the_steps_that_chapter_06_tells_of():
+    rows = [row for row in load_record("language_model").rows if row["row"] == "step"]
+    assert {row["status"] for row in rows} == {"ok"}
+    order = {True: [], False: []}
+    for row in sorted(rows, key=lambda row: row["seconds"]):
+        order[row["captured"]].append(row["provider"].rpartition(", ")[2])
+    assert order[True] == ["ssmlib", "fused", "kernels"]
+    assert order[False] == ["fused", "ssmlib", "kernels"]
+    best, second = sorted(row["seconds"] for row in rows)[:2]
+    assert 0.98 < best / second < 1
+
+
 def test_a_step_is_timed_beside_its_floor():
     (row,) = step_rows(CPU, quick=True)
     assert (row["provider"], row["captured"], row["status"]) == ("ssmlib", False, "ok")

@@ -310,6 +310,26 @@ def test_the_record_of_the_small_size_is_whole_and_holds_what_the_log_says():
     assert max(fixed, key=at_64.get) == ("s4d", "h3")
 
 
+def test_the_record_holds_what_chapter_05_says():
+    best = {
+        (row["layer"], row["variant"], row["length"]): row["accuracy"]
+        for row in selection.best(store.load_record("selection").rows)
+    }
+    at_512 = {key[:2]: share for key, share in best.items() if key[2] == 512 and key[0] != "mamba"}
+    fixed = {key for key in at_512 if key[0] in ("s4d", "long_conv")} | {("s6", "no selection")}
+    assert at_512["s6", "mamba"] > 0.99
+    assert at_512["s6", "plain"] > 0.97 > 0.6 > at_512["s6", "h3"]
+    assert 0.6 < max(at_512[key] for key in fixed) < 0.7
+    assert best["s6", "mamba", 4096] < 0.1
+    assert min(best["s6", "plain", 4096], best["s6", "no gate", 4096]) > 0.5
+    heads = {n: best["mamba", "", n] for n in sorted(SIZES["induction"]["full"].tested)}
+    assert all((share == 1) == (n <= 8 * 256) for n, share in heads.items())
+    assert sorted([heads[2**k] for k in range(11, 17)], reverse=True) == [
+        heads[2**k] for k in range(11, 17)
+    ]
+    assert best["attention", "rotary", 256] > 0.99 > 0.1 > best["attention", "rotary", 1024]
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"experiment: expected one of selective_copying, .*'mqar"):
         list(selection.rows("mqar"))
