@@ -13,9 +13,8 @@ the same for all lanes; a row of both is asked for a tile ahead, one register of
 
 The backward pass turns the loops inside out: in a tile, one state index after the other, and per
 index a scan of T tokens forward for h and one backward for its gradient, both within a lane. That
-way a, h and the gradient of h are T registers each. The sums over channels that dB and dC want are
-made in two steps, see `backward.sums_of_four`: by a product that adds over four lanes what lies in
-their registers, then from lane to lane while the next index is under way. h is not kept for every
+way a, h and the gradient of h are T registers each, and the sums over channels that dB and dC want
+are one small matrix product with ones per index, which adds across lanes. h is not kept for every
 token: the forward pass keeps it every CHUNK tokens, and a program makes the others again.
 
 What each launch moves, in bytes per (b, t, d), with s bytes per number and w = 32 channels:

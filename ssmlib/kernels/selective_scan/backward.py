@@ -109,30 +109,6 @@ def coefficients(ptr, at, here, cu_ptr, T: tl.constexpr):
         return tl.load(ptr + at, mask=here, other=0.0)
 
 
-@triton.jit
-def sums_of_four(
-    tile, pick, T: tl.constexpr, WIDTH: tl.constexpr, PAIR: tl.constexpr, PRECISION: tl.constexpr
-):
-    """The sums over every four channels of a tile (T, WIDTH), as a product (WIDTH / 2, T / 2).
-
-    A product on the tensor cores adds what four neighbouring lanes hold, and wants PAIR numbers of
-    each side by side. Which they are does not matter if `pick` (2 T, T / 2) knows: so tokens are
-    taken as they lie in a lane's registers, and none has to move. With the channel as (WIDTH / 4,
-    4) and the token as (2, -1, PAIR), a row is the first of both, a column the rest of the token.
-    """
-    tile = tl.reshape(tile, (2, T // 2 // PAIR, PAIR, WIDTH // 4, 4))
-    tile = tl.reshape(tl.permute(tile, (0, 3, 1, 4, 2)), (WIDTH // 2, 2 * T))
-    return tl.dot(tile, pick, input_precision=PRECISION)
-
-
-@triton.jit
-def sums_of_all(db, dc, T: tl.constexpr, WIDTH: tl.constexpr):
-    """dB and dC of a token side by side, (2 T,), of two such products."""
-    db = tl.reshape(tl.sum(tl.reshape(db, (2, WIDTH // 4, T // 2)), 1), (T,))
-    dc = tl.reshape(tl.sum(tl.reshape(dc, (2, WIDTH // 4, T // 2)), 1), (T,))
-    return tl.reshape(tl.join(db, dc), (2 * T,))
-
-
 @triton.jit(do_not_specialize=["per_group"])
 def gradient_kernel(
     dy_ptr,
@@ -173,6 +149,7 @@ def gradient_kernel(
     WIDTH: tl.constexpr,
     CHUNK: tl.constexpr,
     SOFTPLUS: tl.constexpr,
+    OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One program: WIDTH channels, one part of one segment of one sequence, from its end.
@@ -215,11 +192,10 @@ def gradient_kernel(
     if z_ptr is not None:
         z_at, dz_at = z_ptr + first * Z + k[None, :], dz_ptr + first * D + k[None, :]
     if cu_ptr is not None:
-        share, all_rows = first, tl.cast(share_rows, tl.int64)
+        share = block.to(tl.int64) * share_rows + first
         b_first = first
     else:
-        share = line.to(tl.int64) * share_rows - begin
-        all_rows = tl.num_programs(1).to(tl.int64) * share_rows
+        share = (block.to(tl.int64) * tl.num_programs(1) + line) * share_rows - begin
         b_first = (line // segments).to(tl.int64) * pitch
     bc_ptr += (b_first * G + group) * (2 * N_PAD)
     by_state = group.to(tl.int64) * N * pitch
@@ -229,11 +205,8 @@ def gradient_kernel(
 
     rows = tl.arange(0, T)[:, None]
     of_b = tl.arange(0, T)
-    both = tl.arange(0, 2 * T)  # dB and dC of a token, and then the next token
-    shares_ptr += (block * (2 * N_PAD) + both % 2 * N_PAD) * all_rows + share + both // 2
-    PAIR: tl.constexpr = 1 if PRECISION == "tf32x3" else 2  # what this precision's product wants
-    of_product, picked = tl.arange(0, 2 * T)[:, None], tl.arange(0, T // 2)[None, :]
-    pick = tl.where(of_product // (4 * PAIR) * PAIR + of_product % PAIR == picked, 1.0, 0.0)
+    both_of_b = tl.arange(0, 2 * T)
+    ones = tl.full((WIDTH, N_PAD), 1.0, OPERAND)
     dbias = tl.zeros((1, WIDTH), tl.float32)
     dskip = tl.zeros((1, WIDTH), tl.float32)
     chunks = tl.cdiv(stop - begin, CHUNK)
@@ -284,11 +257,13 @@ def gradient_kernel(
             if z_ptr is not None:
                 z = tl.load(z_at + step * Z + rows * Z, mask=mask, other=0.0)
                 z = z.to(tl.float32)
-                g *= z * sigmoid(z)
-                y = tl.zeros((T, WIDTH), tl.float32)
+                s = sigmoid(z)
+                by_gate = g * s * (1.0 + z * (1.0 - s))
+                g *= z * s
+                y = skip * x
             dx = tl.zeros((T, WIDTH), tl.float32)
             ddt = tl.zeros((T, WIDTH), tl.float32)
-            room = now + both // 2 < stop
+            shares = tl.zeros((2 * T, N_PAD), tl.float32)
             here = now + of_b < stop
             b_next = coefficients(b_by_state_ptr, step + of_b, here, cu_ptr, T)
             c_next = coefficients(c_by_state_ptr, step + of_b, here, cu_ptr, T)
@@ -296,12 +271,7 @@ def gradient_kernel(
             h_next = tl.load(h_ptr + j * (N * D) + k, mask=inside, other=0.0)[None, :]
             e_next = tl.load(carry_ptr, mask=inside, other=0.0)[None, :]
             da_next = tl.load(da_ptr, mask=inside, other=0.0)
-            db = tl.zeros((WIDTH // 2, T // 2), tl.float32)
-            dc = tl.zeros((WIDTH // 2, T // 2), tl.float32)
-            for m in tl.range(0, N, num_stages=1, loop_unroll_factor=2):
-                # of the state before, whose product has been made meanwhile
-                sums = sums_of_all(db, dc, T, WIDTH)
-                tl.store(shares_ptr + (m - 1) * all_rows + now, sums, mask=room & (m > 0))
+            for m in tl.range(0, N, num_stages=1):
                 b, c, a_log = b_next[:, None], c_next[:, None], a_next
                 state, e, da = h_next, e_next, da_next
                 ahead = tl.minimum(m + 1, N - 1)  # its loads are on their way meanwhile
@@ -315,11 +285,9 @@ def gradient_kernel(
                 da_next = tl.load(da_ptr + ahead * D, mask=inside, other=0.0)
                 a = tl.exp2(dt * a_log)
                 v, w = u * b, g * c
-                kept, hs, dh = v, v, w
+                hs, dh = v, w
                 for r in tl.static_range(T):
-                    state = row(a, rows == r) * state
-                    kept = tl.where(rows == r, state, kept)
-                    state += row(v, rows == r)
+                    state = row(a, rows == r) * state + row(v, rows == r)
                     hs = tl.where(rows == r, state, hs)
                 for r in tl.static_range(T - 1, -1, -1):
                     e = row(w, rows == r) + e
@@ -329,23 +297,21 @@ def gradient_kernel(
                 if z_ptr is not None:
                     y += hs * c
                 dx += dh * b
-                q = dh * kept  # by dt A
+                q = dh * (hs - v)  # by dt A: dh a h of the token before
                 ddt += q * a_log
                 tl.store(da_ptr + m * D, da + tl.sum(q * dt, 0), mask=inside)
-                db = sums_of_four(dh * u, pick, T, WIDTH, PAIR, PRECISION)
-                dc = sums_of_four(g * hs, pick, T, WIDTH, PAIR, PRECISION)
-            sums = sums_of_all(db, dc, T, WIDTH)
-            tl.store(shares_ptr + (N - 1) * all_rows + now, sums, mask=room)
-            tl.debug_barrier()  # read again: what the states do not want is not held meanwhile
-            x = tl.load(x_at + step * X + rows * X, mask=mask, other=0.0).to(tl.float32)
-            raw = tl.load(dt_at + step * DT + rows * DT, mask=mask, other=0.0)
-            raw = raw.to(tl.float32) + bias
-            if z_ptr is not None:
-                dy = tl.load(dy_at + step * D + rows * D, mask=mask, other=0.0).to(tl.float32)
-                z = tl.load(z_at + step * Z + rows * Z, mask=mask, other=0.0).to(tl.float32)
-                s = sigmoid(z)
-                dz = dy * s * (1.0 + z * (1.0 - s)) * (y + skip * x)
-                tl.store(dz_at + step * D + rows * D, dz.to(dz_ptr.dtype.element_ty), mask=mask)
+                both = tl.join(dh * u, g * hs)
+                # the last axis, of one element, gives the compiler a shorter way to the product
+                both = tl.reshape(tl.permute(both, (2, 0, 1)), (2 * T, WIDTH, 1))
+                both = tl.sum(both, 2).to(OPERAND)
+                sums = tl.dot(both, ones, input_precision=PRECISION)  # over channels
+                shares = tl.where(n[None, :] == m, sums, shares)
+            to = (share + now + both_of_b % T) * 2 + both_of_b // T
+            tl.store(
+                shares_ptr + to[:, None] * N_PAD + n[None, :],
+                shares,
+                mask=(now + both_of_b % T < stop)[:, None],
+            )
             ddt = dx * x + ddt * LN2
             if SOFTPLUS:
                 ddt *= sigmoid(raw)
@@ -353,6 +319,9 @@ def gradient_kernel(
             dx = dx * dt + skip * g
             tl.store(dx_at + step * D + rows * D, dx.to(dx_ptr.dtype.element_ty), mask=mask)
             tl.store(ddt_at + step * D + rows * D, ddt.to(ddt_ptr.dtype.element_ty), mask=mask)
+            if z_ptr is not None:
+                dz = by_gate * y
+                tl.store(dz_at + step * D + rows * D, dz.to(dz_ptr.dtype.element_ty), mask=mask)
             dbias += tl.sum(ddt, 0, keep_dims=True)
             dskip += tl.sum(g * x, 0, keep_dims=True)
     sums_ptr += line.to(tl.int64) * (2 * D) + k[None, :]
@@ -381,12 +350,12 @@ def gather_kernel(
     SIZE: tl.constexpr,
     AHEAD: tl.constexpr,
 ):
-    """dB and dC: the shares (blocks 2 n rows) of all blocks of a group, added in their order."""
+    """dB and dC: the shares (blocks rows 2 n) of all blocks of a group, added in their order."""
     group = tl.program_id(1)
     i = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     size = tl.cast(rows, tl.int64) * (2 * N_PAD)
     inside = i < size
-    at, n = i % rows, i // rows % N_PAD
+    at, n = i // (2 * N_PAD), i % N_PAD
     if not PACKED:
         line, local = at // share_rows, at % share_rows + part * share_rows
         step = (line % segments) * segment + local
@@ -399,7 +368,7 @@ def gather_kernel(
         for j in tl.static_range(AHEAD):  # so many loads at a time
             total += tl.load(shares_ptr + j * size, mask=inside & (first + j < blocks), other=0.0)
         shares_ptr += AHEAD * size
-    is_c = i // rows >= N_PAD
+    is_c = (i // N_PAD) % 2 == 1
     out = (at * G + group) * N + n
     tl.store(db_ptr + out, total.to(db_ptr.dtype.element_ty), mask=inside & (is_c == 0))
     tl.store(dc_ptr + out, total.to(dc_ptr.dtype.element_ty), mask=inside & is_c)
@@ -441,7 +410,7 @@ def backward(
     blocks, lines = plan.grid
     parts, share_rows = plan.parts(x.dtype.itemsize)
     rows = share_rows if cu_seqlens is not None else lines * share_rows
-    shares = torch.empty(blocks, 2, plan.n_pad, rows, dtype=torch.float32, device=x.device)
+    shares = torch.empty(blocks, rows, 2, plan.n_pad, dtype=torch.float32, device=x.device)
     room = (lines, CHUNK // plan.tile.tokens, plan.n, plan.d)
     h = torch.empty(room, dtype=torch.float32, device=x.device)
     for part in reversed(range(parts)):
@@ -451,6 +420,7 @@ def backward(
             part, share_rows, X=x.stride(1), DT=dt.stride(1), Z=0 if z is None else z.stride(1),
             D=plan.d, G=plan.g, N=plan.n, N_PAD=plan.n_pad, T=plan.tile.tokens,
             WIDTH=plan.tile.width, CHUNK=CHUNK, SOFTPLUS=dt_softplus,
+            OPERAND=tl.bfloat16 if x.is_cuda and x.dtype == torch.bfloat16 else tl.float32,
             PRECISION="tf32" if x.dtype.itemsize == 2 else "tf32x3", num_warps=1, num_stages=1,
         )  # fmt: skip
         size = 128
