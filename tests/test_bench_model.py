@@ -42,6 +42,10 @@ def test_a_quick_run_measures_every_row(tmp_path):
     record("model", rows, "python -m ssmlib.bench model --quick", tmp_path)
     assert load_record("model", tmp_path).rows == rows
     assert model.summary(rows).count("\n") == len(rows)
+    batches = [row for row in rows if row["experiment"] == "throughput"]
+    assert model.steps([*rows, batches[0] | {"status": "out of memory"}]).count("\n") == len(
+        batches
+    )
 
 
 def test_what_a_step_reads_is_weights_and_state():

@@ -191,12 +191,21 @@ def draw_speed(axes: "Sequence[Axes]", rows: Iterable[Mapping[str, Any]]) -> Non
             own = [row for row in found if row["provider"] == name]
             points = [row["n"] for row in own], [row[key] for row in own]
             ax.plot(*points, style, color=COLOUR[hue], label=name)
-        length_axis(ax, sorted({row["n"] for row in found}), "tokens")
+        length_axis(ax, _apart({row["n"] for row in found}), "tokens")
         ax.set(yscale="log", title=title)
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.yaxis.set_major_formatter(label or bytes_label)
     axes[0].legend()
+
+
+def _apart(lengths: Iterable[int]) -> list[int]:
+    """Those that leave room for each other's label on a logarithmic axis, from the shortest on."""
+    kept: list[int] = []
+    for n in sorted(lengths):
+        if not kept or n >= 4 * kept[-1]:
+            kept.append(n)
+    return kept
 
 
 def draw_gates(

@@ -39,6 +39,12 @@ COLUMNS = (
     ("peak MB", 9, number("peak_bytes", 1e-6, ".0f")),
     ("", 0, lambda row: "" if row["status"] == "ok" else str(row["status"])),
 )
+STEPS = (
+    *COLUMNS[1:3],
+    COLUMNS[4],
+    ("of floor", 8, lambda row: f"{row['floor_seconds'] / row['seconds']:.0%}"),
+    *COLUMNS[7:9],
+)
 
 
 class Plan(NamedTuple):
@@ -88,6 +94,12 @@ def summary(rows: list[dict[str, Any]]) -> str:
     copy, product = top["copy_bytes_per_s"] / 1e12, top["matmul_flops_per_s"] / 1e12
     head = f"copy {copy:.3f} TB/s, {top['dtype']} matrix product {product:.1f} TFLOP/s"
     return f"{head}\n{table(others, COLUMNS)}"
+
+
+def steps(rows: list[dict[str, Any]]) -> str:
+    """The rows of one more token after 2K others, by batch: time, share of the floor's speed."""
+    kept = (row for row in rows if row["experiment"] == "throughput" and row["status"] == "ok")
+    return table(list(kept), STEPS)
 
 
 def _rows(plan: Plan, device: torch.device, quick: bool) -> Iterator[dict[str, Any]]:
