@@ -6,8 +6,10 @@ y_t = (h_t C_t + D x_t)\, \mathrm{silu}(z_t)$$
 Forward. One program walks through the chunks of a head, its state (p n) the accumulator of a matrix
 product, so that a state never is in memory between chunks. What a chunk of Q tokens costs beside
 products with the state is Q exponentials and 2 (n + p) Q multiply-adds for a token: a short chunk
-is cheap, and Q = 32 leaves registers for two programs on a multiprocessor. C Bᵀ is made anew for
-each head of a group. A program moves, in bytes per (b, t, h, p), with s bytes per number:
+is cheap, and Q = 32, or 64 for n <= 64, leaves registers for two programs on a multiprocessor.
+With n > 128 a state leaves too few, and a program takes half of the channels: that is slow. C Bᵀ is
+made anew for each head of a group. A program moves, in bytes per (b, t, h, p), with s bytes per
+number:
 
 | launch | reads | writes |
 |---|---|---|
