@@ -22,7 +22,7 @@ from ssmlib.bench.recall.lane import Lane, Stretch, answers, drawn, scored
 from ssmlib.bench.recall.layers import ShortConvConfig
 from ssmlib.bench.recall.models import MIXERS, model_of
 from ssmlib.bench.recall.published import PAIRS_OF_4, PAIRS_OF_16, published
-from ssmlib.bench.recall.results import best, command_of, interval
+from ssmlib.bench.recall.results import best, by_case, command_of, interval, lines_of
 from ssmlib.bench.recall.speed import throughput
 from ssmlib.generate import state_bytes
 from ssmlib.recall import TASKS
@@ -322,6 +322,13 @@ def test_the_best_of_a_case_has_the_mean_and_interval_of_its_seeds():
     assert interval([0.0, 1.0]) == (0.0, 1.0)
     with pytest.raises(ValueError, match="shares: expected 1 to 5 of them, got 6"):
         interval([0.1] * 6)
+
+
+def test_cases_have_a_line_each():
+    rows = [row(1e-2, seed, 0.8 + 0.1 * seed) for seed in range(2)] + [row(1e-2, 0, 0.5, test=1)]
+    cases = by_case(rows, "mqar", "accuracy")
+    assert cases == {("16", "attention", "", "8"): pytest.approx([0.85, 0.5])}
+    assert lines_of(cases).endswith("85.0%  50.0%")
 
 
 def test_students_t_is_what_scipy_says():

@@ -28,11 +28,28 @@ from ssmlib.bench.provenance import provenance
 from ssmlib.bench.recall.cases import Case
 from ssmlib.bench.recall.experiments import EXPERIMENTS, experiment_of
 from ssmlib.bench.recall.pool import train_all
-from ssmlib.bench.recall.results import best, in_order, progress_line, summary
+from ssmlib.bench.recall.results import (
+    best,
+    by_case,
+    in_order,
+    lines_of,
+    progress_line,
+    summary,
+)
 from ssmlib.bench.recall.speed import throughput
 from ssmlib.bench.timing import default_device
 
-__all__ = ["EXPERIMENTS", "OutOfTime", "best", "ledger_for", "run", "run_cases", "summary"]
+__all__ = [
+    "EXPERIMENTS",
+    "OutOfTime",
+    "best",
+    "by_case",
+    "ledger_for",
+    "lines_of",
+    "run",
+    "run_cases",
+    "summary",
+]
 
 TOGETHER = 20  # runs side by side on a GPU
 

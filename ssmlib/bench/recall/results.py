@@ -66,6 +66,23 @@ def best(rows: Iterable[Row]) -> list[Row]:
     return made
 
 
+def by_case(rows: Iterable[Row], experiment: str, key: str) -> dict[tuple[str, ...], list[float]]:
+    """Course, mixer, variant and d_model of each case, to its means of `key` in all its tests."""
+    cases: dict[tuple[str, ...], list[float]] = {}
+    for row in best(row for row in rows if row["experiment"] == experiment):
+        cases.setdefault(tuple(str(row[name]) for name in NAMES[1:]), []).append(row[key])
+    return cases
+
+
+def lines_of(cases: dict[tuple[str, ...], list[float]]) -> str:
+    """What `by_case` found, a line a case, in percent."""
+    width = max(len(" ".join(case)) for case in cases)
+    return "\n".join(
+        " ".join([f"{' '.join(case):>{width}}", *(f"{share:>6.1%}" for share in shares)])
+        for case, shares in cases.items()
+    )
+
+
 def in_order(rows: Iterable[Row]) -> list[Row]:
     """Rows by experiment and case, rate, seed and test."""
     return sorted(rows, key=lambda row: (*map(str, _names(row)[:4]), *_place(row)))
