@@ -86,8 +86,8 @@ def product(x: Tensor, linear: nn.Linear, bias: bool = True) -> Tensor:
 def few(x: Tensor) -> bool:
     """Whether the kernel is for x (b ...): few rows on a GPU that nothing is learned from."""
     able = x.is_cuda and HAS_TRITON and not torch.compiler.is_compiling()
-    used = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
-    return able and len(x) <= MOST and x.dtype != torch.float64 and not used
+    able = able and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cuda")
+    return able and len(x) <= MOST and x.dtype != torch.float64
 
 
 @torch.library.custom_op("ssmlib::project", mutates_args=())
