@@ -64,8 +64,15 @@ def _function(operator: Callable) -> Callable:
 
 
 def _alone(args: Iterable[Any]) -> bool:
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or _watched():
         return False
     return all(type(x) in (Tensor, nn.Parameter) for x in args if isinstance(x, Tensor))
+
+
+def _watched() -> bool:
+    """Whether a mode or a transform sees what is called; also if this PyTorch does not say so."""
+    try:
+        modes, transforms = torch._C._len_torch_dispatch_stack, torch._C._functorch
+        return modes() > 0 or transforms.peek_interpreter_stack() is not None
+    except AttributeError:
+        return True

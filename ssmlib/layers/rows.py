@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmlib.backends import HAS_TRITON, call
+from ssmlib.backends import HAS_TRITON, call, resolve
 from ssmlib.convolution import causal_conv1d_step_
 from ssmlib.layers.norm import RMSNorm
 from ssmlib.shapes import check
@@ -56,13 +56,16 @@ def project(
     """past + linear(norm(x)), (b o) of x (b i), some of its outputs convolved; without gradients.
 
     One launch on a GPU for up to MOST rows. bias: whether to add the linear layer's. backend:
-    "auto", "torch" or "triton".
+    "auto", "torch" or "triton". Raises ValueError for shapes that disagree, and a backend that is
+    unknown or cannot run.
     """
     added = linear.bias if bias else None
     check(x=(x, f"b {linear.in_features}"), past=(past, f"b {linear.out_features}"))
     c = convolution
     fits = x.dtype == linear.weight.dtype and linear.in_features <= WIDEST
-    if backend == "triton" or (backend == "auto" and few(x) and fits):
+    if backend == "auto" and not (few(x) and fits):
+        backend = "torch"
+    if resolve(backend, x, available=("torch", "triton")) == "triton":
         options = (None, 0.0, 0.0) if norm is None else (norm.weight, norm.eps, norm.offset)
         args = (x if x.stride(1) == 1 else x.contiguous(), linear.weight, added, *options)
         if c is None:
