@@ -1,12 +1,9 @@
 """ssmlib.kernels.causal_conv1d: interpreted on small sizes, compiled without a GPU, run on one."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from agreement import TOLERANCE, assert_close, assert_same
+from uninterpreted import uninterpreted
 
 from ssmlib.convolution import causal_conv1d, causal_conv1d_step, causal_conv1d_step_
 from ssmlib.convolution.operator import conv_by, step_by_
@@ -135,14 +132,8 @@ for kernel, W, BLOCK, N, PACKED in (
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_compiles_without_a_gpu(capability):
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE.replace("CAPABILITY", str(capability))],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TRITON_INTERPRET": "0"},
-    )
-    assert done.returncode == 0, done.stderr
-    shared = [int(line) for line in done.stdout.split()]
+    told = uninterpreted(COMPILE.replace("CAPABILITY", str(capability)))
+    shared = [int(line) for line in told.split()]
     assert len(shared) == 7
     assert max(shared) <= 48 * 1024  # bytes that every GPU has
 

@@ -1,13 +1,10 @@
 """ssmlib.kernels.scan: interpreted on small sizes, compiled without a GPU, and run on one."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from agreement import TOLERANCE, assert_close, assert_same
 from test_scan import scan_of_pairs
+from uninterpreted import uninterpreted
 
 from ssmlib.kernels import scan as kernels
 from ssmlib.scan import _scan, scan
@@ -100,14 +97,8 @@ for data, is_complex, stages in (("*bf16", False, 16), ("*fp32", True, 8)):
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_compiles_without_a_gpu(capability):
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE.replace("CAPABILITY", str(capability))],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TRITON_INTERPRET": "0"},
-    )
-    assert done.returncode == 0, done.stderr
-    shared = [int(line) for line in done.stdout.split()]
+    told = uninterpreted(COMPILE.replace("CAPABILITY", str(capability)))
+    shared = [int(line) for line in told.split()]
     assert len(shared) == 6
     assert max(shared) <= 48 * 1024  # bytes that every GPU has
 

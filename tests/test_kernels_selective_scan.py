@@ -1,14 +1,12 @@
 """ssmlib.kernels.selective_scan: interpreted on small sizes, compiled without a GPU, run on one."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 
 import pytest
 import torch
 from agreement import assert_close, assert_same
 from torch import Tensor
+from uninterpreted import uninterpreted
 
 from ssmlib.kernels.selective_scan import backward, forward, layout, step, step_
 from ssmlib.selective_scan import selective_scan, selective_scan_step
@@ -213,14 +211,8 @@ for kernel, constants in kernels:
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_compiles_without_a_gpu(capability):
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE.replace("CAPABILITY", str(capability))],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TRITON_INTERPRET": "0"},
-    )
-    assert done.returncode == 0, done.stderr
-    shared = [int(line) for line in done.stdout.split()]
+    told = uninterpreted(COMPILE.replace("CAPABILITY", str(capability)))
+    shared = [int(line) for line in told.split()]
     assert len(shared) == 10
     assert max(shared) <= 48 * 1024  # bytes that every GPU has
 

@@ -1,13 +1,10 @@
 """ssmlib.kernels.ssd, the gradients: interpreted, compiled without a GPU, run on one."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from agreement import assert_close, assert_same
 from torch import Tensor
+from uninterpreted import uninterpreted
 
 from ssmlib.kernels.ssd import backward, forward, layout
 from ssmlib.kernels.ssd.backward import described, segment_of
@@ -197,14 +194,8 @@ for dtype, n, p, z in ((torch.bfloat16, 128, 64, True), (torch.float32, 16, 16, 
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_compiles_without_a_gpu(capability):
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE.replace("CAPABILITY", str(capability))],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TRITON_INTERPRET": "0"},
-    )
-    assert done.returncode == 0, done.stderr
-    made = [line.split() for line in done.stdout.splitlines()]
+    told = uninterpreted(COMPILE.replace("CAPABILITY", str(capability)))
+    made = [line.split() for line in told.splitlines()]
     assert [name for name, *_ in made].count("pairs_kernel") == 2
     assert max(int(shared) for *_, shared in made) <= 227 * 1024  # bytes that an H100 has
 

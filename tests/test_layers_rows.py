@@ -1,9 +1,6 @@
 """ssmlib.layers.rows and ssmlib.kernels.rows: a product and what stands around it in one launch."""
 
 import copy
-import os
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from agreement import TOLERANCE, assert_close
 from torch import nn
+from uninterpreted import uninterpreted
 
 from ssmlib.layers import MLPConfig, NormConfig, Residual, RMSNorm, residual, rows
 from ssmlib.layers.rows import Convolution, by_kernel, by_kernel_, few, project
@@ -133,6 +131,8 @@ def test_wrong_shapes_are_refused(seeded):
         project(seeded.normal(2, 4), linear)
     with pytest.raises(ValueError, match=r"past: expected \(b, 5\) with b=2"):
         project(seeded.normal(2, 3), linear, past=seeded.normal(3, 5))
+    with pytest.raises(ValueError, match="backend: expected one of auto, torch, triton, got 'cpu'"):
+        project(seeded.normal(2, 3), linear, backend="cpu")
 
 
 def test_where_gradients_are_wanted_it_is_not_for():
@@ -147,14 +147,8 @@ def test_where_gradients_are_wanted_it_is_not_for():
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_it_compiles_without_a_gpu(capability):
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE, str(capability)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TRITON_INTERPRET": "0"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["rows_kernel", "0"] * 2  # no spills
+    told = uninterpreted(COMPILE, capability)
+    assert told.split() == ["rows_kernel", "0"] * 2  # no spills
 
 
 @pytest.mark.gpu
