@@ -121,7 +121,8 @@ def test_frozen_means_that_only_the_readout_learns():
     assert "P" in dict(S4Config(state_size=4).build(2).kernel.named_parameters())
 
 
-def test_the_ledger_keeps_what_is_done_and_drops_a_torn_line(tmp_path):
+def test_the_ledger_keeps_what_is_done_and_drops_a_torn_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSMLIB_COMMIT", "abc")
     path, calls = tmp_path / "deep" / "rows.jsonl", []
 
     def make():
@@ -129,12 +130,14 @@ def test_the_ledger_keeps_what_is_done_and_drops_a_torn_line(tmp_path):
         yield from ({"value": 1.5}, {"value": None})
 
     first = Ledger(path, "here").fill({"a": 1}, make)
-    assert first == [{"a": 1, "value": 1.5}, {"a": 1, "value": None}]
+    mark = {"commit": "abc"}
+    assert first == [{"a": 1, "value": 1.5} | mark, {"a": 1, "value": None} | mark]
+    monkeypatch.setenv("SSMLIB_COMMIT", "def")  # what is measured later
     with path.open("a") as file:
         file.write('{"a": 2, "val')  # killed while writing
     again = Ledger(path, "here")
     assert again.fill({"a": 1}, make) == first
-    assert len(again.fill({"a": 2}, make)) == 2
+    assert [row["commit"] for row in again.fill({"a": 2}, make)] == ["def", "def"]
     assert len(calls) == 2
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0] == {"where": "here"}

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssmlib.bench.provenance import commit_of
+
 Row = dict[str, Any]
 
 
@@ -19,7 +21,8 @@ class Ledger:
 
     path: the file, or None to keep rows in memory. where: the device and versions, on the first
     line; a file from elsewhere is refused with a ValueError. A last line that a kill cut short is
-    dropped. progress is called with each new row.
+    dropped. progress is called with each new row. A row written there names the commit it was
+    measured at, for a suite that is continued may span several.
     """
 
     def __init__(
@@ -29,10 +32,11 @@ class Ledger:
         seconds: float | None = None,
         progress: Callable[[Row], None] | None = None,
     ):
-        self.path, self.progress, self.rows = path, progress, []
+        self.path, self.progress, self.rows, self.commit = path, progress, [], None
         self.deadline = None if seconds is None else time.monotonic() + seconds
         if path is None:
             return
+        self.commit = commit_of(Path(__file__).parents[1])[0]
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         if lines and not _whole(lines[-1]):
@@ -63,8 +67,9 @@ class Ledger:
             raise OutOfTime
 
     def keep(self, labels: Mapping[str, Any], rows: Iterable[Row]) -> list[Row]:
-        """Write labels + each of these rows, and return them."""
-        new = [dict(labels) | row for row in rows]
+        """Write labels + each of these rows + the commit, and return them."""
+        mark = {} if self.commit is None else {"commit": self.commit}
+        new = [dict(labels) | row | mark for row in rows]
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(f"{json.dumps(row)}\n" for row in new))

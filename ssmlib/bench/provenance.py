@@ -38,7 +38,7 @@ def provenance(
     """
     device = default_device(device)
     on_gpu = device.type == "cuda"
-    commit, dirty = _commit(Path(ssmlib.__file__).parent)
+    commit, dirty = commit_of(Path(ssmlib.__file__).parent)
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "driver": _driver() if on_gpu else None,
@@ -90,7 +90,7 @@ def _driver() -> str | None:
     return answer.splitlines()[0].strip() if answer else None
 
 
-def _commit(package: Path) -> tuple[str | None, bool | None]:
+def commit_of(package: Path) -> tuple[str | None, bool | None]:
     """The commit that holds the package, and whether its files differ from it."""
     named = os.environ.get("SSMLIB_COMMIT")
     if named:
