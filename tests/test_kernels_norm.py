@@ -67,7 +67,7 @@ def test_the_module_takes_it_on_a_gpu(seeded):
     layer = RMSNorm(1024).to("cuda", torch.bfloat16)
     with torch.profiler.profile(activities=CUDA, acc_events=True) as profile:
         layer(x)
-    ran = {e.key for e in profile.key_averages() if "kernel" in e.key and "cuda" not in e.key.lower()}
-    assert ran == {"norm_kernel"}
+    ran = {e.key for e in profile.key_averages() if "_kernel" in e.key and "Fill" not in e.key}
+    assert ran == {"norm_kernel"}  # besides the fixture that fills what is empty
     again = [layer(x) for _ in range(2)]
     assert torch.equal(*again)
