@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
+_FUNCTIONS: dict[Callable, type[torch.autograd.Function]] = {}  # of operators with a gradient
 
 
 def interpreting() -> bool:
@@ -50,13 +51,30 @@ def resolve(
     return backend
 
 
+def differentiable(operator: Callable, backward: Callable, keep: Callable) -> None:
+    """Give a custom operator its gradient, and `call` a way to it that leaves the operator out.
+
+    backward and keep are what `register_autograd` takes, backward and setup_context.
+    """
+    operator.register_autograd(backward, setup_context=keep)
+    parts = {"forward": _function(operator), "setup_context": keep, "backward": backward}
+    if parts["forward"] is not operator:
+        methods = {name: staticmethod(part) for name, part in parts.items()}
+        _FUNCTIONS[operator] = type("Function", (torch.autograd.Function,), methods)
+
+
 def call(operator: Callable, *args: Any) -> Any:
     """operator(*args), of a custom operator; by its function itself where nobody looks on.
 
-    An operator is for those who differentiate, compile or transform what calls it. Decoding does
-    not, and there it takes the host longer than the kernel takes the GPU.
+    An operator is for those who compile or transform what calls it, and for gradients that
+    `differentiable` does not know. Where a kernel is short it takes the host longer than the GPU.
     """
-    return (_function(operator) if _alone(args) else operator)(*args)
+    if _alone(args):
+        if not torch.is_grad_enabled():
+            return _function(operator)(*args)
+        if operator in _FUNCTIONS:
+            return _FUNCTIONS[operator].apply(*args)
+    return operator(*args)
 
 
 def _function(operator: Callable) -> Callable:
@@ -64,7 +82,7 @@ def _function(operator: Callable) -> Callable:
 
 
 def _alone(args: Iterable[Any]) -> bool:
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or _watched():
+    if torch.compiler.is_compiling() or _watched():
         return False
     return all(type(x) in (Tensor, nn.Parameter) for x in args if isinstance(x, Tensor))
 

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from ssmlib.backends import resolve
+from ssmlib.backends import call, differentiable, resolve
 from ssmlib.shapes import check
 
 PATTERNS = {2: "b t", 3: "b t d", 4: "b t h p", 5: "b t h k v"}
@@ -53,7 +53,7 @@ def scan(
     if chosen == "reference":
         h, last = scan_reference(a, x, state)
     else:
-        h, last = _scan(a, x, state, chosen)
+        h, last = call(_scan, a, x, state, chosen)
     return h.reshape(shape), last.reshape(shape[:1] + shape[2:])
 
 
@@ -211,11 +211,11 @@ def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 def _backward(ctx, dh: Tensor, dlast: Tensor) -> tuple:
     a, h, state = ctx.saved_tensors
-    da, dx, dstate = _scan_backward(dh, dlast, a, h, state, ctx.x_dtype, ctx.backend)
+    da, dx, dstate = call(_scan_backward, dh, dlast, a, h, state, ctx.x_dtype, ctx.backend)
     return da, dx, None if state is None else dstate, None
 
 
-_scan.register_autograd(_backward, setup_context=_keep)
+differentiable(_scan, _backward, _keep)
 
 
 def _check(a: Tensor, x: Tensor, state: Tensor | None) -> torch.Size:

@@ -3,7 +3,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssmlib import backends
-from ssmlib.backends import call, resolve
+from ssmlib.backends import call, differentiable, resolve
 
 ON_CPU = torch.zeros(1)
 ALL = {"reference": None, "torch": None, "triton": None}
@@ -66,3 +66,32 @@ def test_an_operator_is_called_as_its_function_where_nobody_looks_on():
         with TorchDispatchMode():
             call(operator, x)
     assert seen == ["operator", "function", "operator", "operator", "operator"]
+
+
+def names_of(run):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    return {event.key for event in profile.key_averages()}
+
+
+def test_an_operator_with_a_gradient_is_left_out_where_nobody_looks_on(seeded):
+    @torch.library.custom_op("ssmlib_tests::tenfold", mutates_args=())
+    def tenfold(x: torch.Tensor, factor: float) -> torch.Tensor:
+        return factor * x
+
+    def keep(ctx, inputs, output):
+        _, ctx.factor = inputs
+
+    tenfold.register_fake(lambda x, factor: torch.empty_like(x))
+    differentiable(tenfold, lambda ctx, dy: (call(tenfold, dy, ctx.factor), None), keep)
+    x = seeded.normal(3).requires_grad_()
+    ways = {"operator": tenfold, "function": lambda *args: call(tenfold, *args)}
+    for name, run in ways.items():
+        y = run(x, 10.0)
+        (found,) = torch.autograd.grad(y.sum(), x)
+        assert torch.equal(found, torch.full_like(x, 10.0))
+        assert torch.equal(y, 10 * x)
+        told = names_of(lambda run=run: run(x, 10.0))
+        assert ("ssmlib_tests::tenfold" in told) == (name == "operator")
+        compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+        assert torch.equal(torch.autograd.grad(compiled(x, 10.0).sum(), x)[0], found)

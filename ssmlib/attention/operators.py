@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ssmlib.backends import interpreting
+from ssmlib.backends import call, differentiable, interpreting
 from ssmlib.kernels import attend, rotate
 
 
@@ -24,10 +24,10 @@ def _keep(ctx, inputs: tuple, output: Tensor) -> None:
 
 
 def _differentiate(ctx, dy: Tensor) -> tuple:
-    return rotate_by_kernel(dy, *ctx.saved_tensors, not ctx.back), None, None, None
+    return call(rotate_by_kernel, dy, *ctx.saved_tensors, not ctx.back), None, None, None
 
 
-rotate_by_kernel.register_autograd(_differentiate, setup_context=_keep)
+differentiable(rotate_by_kernel, _differentiate, _keep)
 
 
 @torch.library.custom_op("ssmlib::attend_slots", mutates_args=())

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ssmlib.backends import call, differentiable
 from ssmlib.convolution import taps
 
 
@@ -111,14 +112,13 @@ def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 def _backward(ctx, dy: Tensor | None, dlast: Tensor | None) -> tuple:
     x, weight, bias, state, cu_seqlens = ctx.saved_tensors
     dy = x.new_zeros(x.shape) if dy is None else dy
-    dx, dweight, dbias, dstate = backward_by(
-        dy, dlast, x, weight, bias, ctx.silu, state, cu_seqlens, ctx.backend
-    )
+    options = (ctx.silu, state, cu_seqlens, ctx.backend)
+    dx, dweight, dbias, dstate = call(backward_by, dy, dlast, x, weight, bias, *options)
     dbias, dstate = None if bias is None else dbias, None if state is None else dstate
     return dx, dweight, dbias, None, dstate, None, None
 
 
-conv_by.register_autograd(_backward, setup_context=_keep)
+differentiable(conv_by, _backward, _keep)
 
 
 @torch.library.custom_op("ssmlib::causal_conv1d_step_", mutates_args=("state",))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmlib.backends import call, resolve
+from ssmlib.backends import call, differentiable, resolve
 from ssmlib.shapes import check, check_number
 
 BACKENDS = ("torch", "triton")
@@ -111,7 +111,7 @@ def _keep(ctx, inputs: tuple, output: Tensor) -> None:
 
 def _differentiate(ctx, dout: Tensor) -> tuple:
     options = (ctx.groups, ctx.eps, ctx.norm_before_gate)
-    return (*backward_by_kernel(dout, *ctx.saved_tensors, *options), None, None, None)
+    return (*call(backward_by_kernel, dout, *ctx.saved_tensors, *options), None, None, None)
 
 
-by_kernel.register_autograd(_differentiate, setup_context=_keep)
+differentiable(by_kernel, _differentiate, _keep)

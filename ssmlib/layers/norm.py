@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmlib.backends import HAS_TRITON, call
+from ssmlib.backends import HAS_TRITON, call, differentiable
 from ssmlib.shapes import check, check_number
 
 MOST = 16384  # features of a row that the kernel takes
@@ -102,7 +102,7 @@ def _keep(ctx, inputs: tuple, output: Tensor) -> None:
 
 
 def _differentiate(ctx, dy: Tensor) -> tuple:
-    return (*backward_by_kernel(dy, *ctx.saved_tensors, ctx.eps, ctx.offset), None, None)
+    return (*call(backward_by_kernel, dy, *ctx.saved_tensors, ctx.eps, ctx.offset), None, None)
 
 
-by_kernel.register_autograd(_differentiate, setup_context=_keep)
+differentiable(by_kernel, _differentiate, _keep)

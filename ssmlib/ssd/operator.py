@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ssmlib.backends import call
+from ssmlib.backends import call, differentiable
 from ssmlib.recurrence import wants_grad, working_dtype
 
 FORMS = {"torch": "ssmlib.ssd.chunks", "triton": "ssmlib.kernels.ssd"}
@@ -127,14 +127,13 @@ def _differentiate(ctx, dy: Tensor | None, d_last: Tensor | None, _: None) -> tu
     x = tensors[0]
     dy = x.new_zeros(shape) if dy is None else dy.contiguous()
     d_last = x.new_zeros(last_shape, dtype=wide) if d_last is None else d_last.contiguous()
-    found = iter(
-        _backward(dy, d_last, *tensors, dt_softplus, state, cu_seqlens, chunk_size, saved, form)
-    )
+    options = (dt_softplus, state, cu_seqlens, chunk_size, saved, form)
+    found = iter(call(_backward, dy, d_last, *tensors, *options))
     *grads, d_state = (None if v is None else next(found) for v in (*tensors, state))
     return (*grads, None, d_state, None, None, None, None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+differentiable(_forward, _differentiate, _keep)
 
 
 @torch.library.custom_op("ssmlib::ssd_step", mutates_args=())
