@@ -110,6 +110,17 @@ def test_what_cannot_be_described(seeded):
     same_as_the_definition(inputs | other)
 
 
+def test_a_shape_is_described_as_the_first_of_its_kind_was(seeded, monkeypatch):
+    monkeypatch.setattr(layout, "MANY", 2)
+    plan = layout.Plan.of(*(seeded.normal(1, 8, 2, 16) for _ in range(3)), None)
+    for wide in (16, 32, 16, 16):
+        v = seeded.normal(1, 8, 2, wide)
+        made = plan.describe(v, 1, 4, 1, 16)
+        assert made == layout.TensorDescriptor.from_tensor(v, [1, 4, 1, 16])
+        assert made.base is v
+    assert plan.describe(None, 1) is None
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_inputs(dtype, seeded):
     same_as_the_definition(draw(seeded, 1, 140, 2, 5, 1, 3, dtype=dtype))

@@ -3,7 +3,8 @@
 import functools
 import itertools
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
@@ -17,7 +18,10 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST = 256  # p and n that fit into a program
 FULL = 2  # programs that run on a multiprocessor at once
 ENOUGH = 0.4  # of such a round, with which a sequence stays whole
+MANY = 1024  # shapes that are remembered
 FAR = 2**24  # strides from which the offsets within a chunk would not fit into 32 bits
+
+_CHECKED: dict[tuple, dict[str, Any]] = {}  # descriptions of tiles, without their tensors
 
 
 class Tile(NamedTuple):
@@ -29,7 +33,8 @@ class Tile(NamedTuple):
     stages: int
 
 
-class Plan(NamedTuple):
+@dataclass(eq=False)
+class Plan:
     """Sizes, and the cut of each sequence into segments that run side by side.
 
     A segment is a whole number of KEEP tokens; the last one of a sequence may be shorter. In a
@@ -75,21 +80,21 @@ class Plan(NamedTuple):
             return self.sequences * self.segments
         return self.sequences if self.segments == 1 else self.t // self.segment + self.sequences
 
-    @property
+    @functools.cached_property
     def n_pad(self) -> int:
         return max(16, power_of_2(self.n))
 
-    @property
+    @functools.cached_property
     def p_pad(self) -> int:
         return max(16, power_of_2(self.p))
 
-    @property
+    @functools.cached_property
     def operand(self) -> tl.dtype:
         """What a kernel's matrix products read. Interpreted, they are right in float32 only."""
         names = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
         return tl.float32 if interpreting() else names[self.dtype]
 
-    @property
+    @functools.cached_property
     def precision(self) -> str:
         """How float32 operands are multiplied: as three products of their halves, not cut off."""
         return "tf32x3" if self.dtype == torch.float32 else "tf32"
@@ -98,19 +103,28 @@ class Plan(NamedTuple):
         """Whether the hardware can fetch tiles of v by their coordinates, in the right dtype."""
         if v is None:
             return True
-        strides = v.stride()[:-1]
-        nested = all(far >= near > 0 for far, near in itertools.pairwise(strides))
-        aligned = all(at % 16 == 0 for at in (v.data_ptr(), *(s * v.itemsize for s in strides)))
-        return v.dtype == self.dtype and nested and aligned
+        fits = v.dtype == self.dtype and v.data_ptr() % 16 == 0
+        return fits and nested(v.stride()[:-1], v.itemsize)
 
-    @property
+    @functools.cached_property
     def fetches(self) -> bool:
         """Whether there is such hardware; interpreted, where operands are as they are kept."""
         return self.dtype == torch.float32 if interpreting() else fetches(self.device)
 
     def describe(self, v: Tensor | None, *block: int) -> TensorDescriptor | None:
         """v in such tiles; what a tile has beyond v is read as zeros, and not written."""
-        return None if v is None else TensorDescriptor.from_tensor(v, list(block))
+        if v is None:
+            return None
+        key = (v.dtype, v.shape, v.stride(), block)
+        known = _CHECKED.get(key)
+        if known is None:
+            if len(_CHECKED) >= MANY:
+                _CHECKED.clear()
+            known = vars(TensorDescriptor.from_tensor(v, list(block)))
+            _CHECKED[key] = known = {name: known[name] for name in known if name != "base"}
+        made = object.__new__(TensorDescriptor)  # its own checks take longer than a short kernel
+        made.__dict__.update(known, base=v)
+        return made
 
     def states(self, rows: int) -> Tensor:
         size = (rows, self.h, self.p, self.n)
@@ -131,6 +145,13 @@ class Plan(NamedTuple):
             first = first + torch.arange(self.sequences, device=self.device)
             starts[first] = torch.zeros((), device=self.device) if state is None else state
         return starts
+
+
+@functools.lru_cache(MANY)
+def nested(strides: tuple[int, ...], itemsize: int) -> bool:
+    """Whether axes lie one in the other, on whole sixteens of bytes; the last one is left out."""
+    inside = all(far >= near > 0 for far, near in itertools.pairwise(strides))
+    return inside and all(stride * itemsize % 16 == 0 for stride in strides)
 
 
 def cdiv(size: int, step: int) -> int:
