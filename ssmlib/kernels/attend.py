@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlib.kernels.rotate import turn, turned
+from ssmlib.kernels.sizes import cdiv, power_of_2
 
 LOG2E = tl.constexpr(1.4426950408889634)
 TILE = 64  # keys at a time
@@ -131,10 +132,10 @@ def attend(
     """
     (b, h, size), (m, g), width = q.shape, k.shape[1:3], v.shape[3]
     k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (k, v))
-    r_pad = max(16, triton.next_power_of_2(h // g))
-    k_pad, v_pad = (max(16, triton.next_power_of_2(x)) for x in (size, width))
-    wanted = min(triton.cdiv(m, 4 * TILE), triton.cdiv(PROGRAMS, b * g), MOST_SHARES)
-    shares = triton.next_power_of_2(max(1, wanted))
+    r_pad = max(16, power_of_2(h // g))
+    k_pad, v_pad = (max(16, power_of_2(x)) for x in (size, width))
+    wanted = min(cdiv(m, 4 * TILE), cdiv(PROGRAMS, b * g), MOST_SHARES)
+    shares = power_of_2(max(1, wanted))
     wide = {"dtype": torch.float32, "device": q.device}
     mixed = torch.empty(b * g, shares, r_pad, v_pad, **wide)
     top, total = torch.empty(2, b * g, shares, r_pad, **wide)
@@ -174,6 +175,6 @@ def step_(
         q, k, v, rates, asked, keys, values, position, m,
         *keys.stride()[:3], *values.stride()[:3], H=h, G=g, K=size, V=width,
         N=0 if rates is None else rates.shape[1],
-        K_PAD=triton.next_power_of_2(size), V_PAD=triton.next_power_of_2(width), num_warps=1,
+        K_PAD=power_of_2(size), V_PAD=power_of_2(width), num_warps=1,
     )  # fmt: skip
     return attend(asked, keys, values, position, scale, exact, new=1)

@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssmlib.kernels.sizes import cdiv, power_of_2
+
 LENGTHS = ("t", "s", "chunk")  # another length of text is not another kernel to compile
 
 
@@ -435,9 +437,9 @@ def forward(
     y, last = x.new_empty(b, t, d), x.new_empty(s, d, w - 1)
     given, inputs = _given(x, weight, bias, silu, state, cu_seqlens)
     shape = _shape(FORWARD, w, d)
-    blocks = triton.cdiv(d, shape["BLOCK"])
+    blocks = cdiv(d, shape["BLOCK"])
     chunk = _chunk(b, t, blocks, most=32)
-    conv_kernel[(blocks * triton.cdiv(t, chunk) * b,)](
+    conv_kernel[(blocks * cdiv(t, chunk) * b,)](
         x,
         *inputs,
         y,
@@ -473,9 +475,9 @@ def backward(
     dx, dstate = x.new_empty(b, t, d), x.new_empty(s, d, w - 1)
     given, inputs = _given(x, weight, bias, silu, state, cu_seqlens)
     shape = _shape(BACKWARD, w, d)
-    blocks = triton.cdiv(d, shape["BLOCK"])
+    blocks = cdiv(d, shape["BLOCK"])
     chunk = _chunk(b, t, blocks, most=128)
-    pieces, sizes = triton.cdiv(t, chunk) * b, (*dy.stride()[:2], *x.stride()[:2], t, d)
+    pieces, sizes = cdiv(t, chunk) * b, (*dy.stride()[:2], *x.stride()[:2], t, d)
     wide = torch.float64 if given["WIDE"] == tl.float64 else torch.float32
     parts = x.new_empty(pieces, w + 1, d, dtype=wide)
     dweight = weight.new_empty(d, w)
@@ -497,17 +499,17 @@ def backward(
             BLOCK=shape["BLOCK"],
             num_warps=1,
         )
-    add_kernel[(triton.cdiv(d, 64), w + 1)](parts, dweight, dbias, pieces, d, W=w, BLOCK=64)
+    add_kernel[(cdiv(d, 64), w + 1)](parts, dweight, dbias, pieces, d, W=w, BLOCK=64)
     return dx, dweight, dbias, dstate
 
 
 def step_(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, state: Tensor) -> Tensor:
     """One token x (b d): y (b d), and `state` (b d w-1), contiguous, moves on by one place."""
     (b, d), x = x.shape, _rows(x)
-    y, block = x.new_empty(b, d), min(128, triton.next_power_of_2(d))
+    y, block = x.new_empty(b, d), min(128, power_of_2(d))
     given, (weight, bias, state, _) = _given(x, weight, bias, silu, state, None)
     kinds = {name: given[name] for name in ("HAS_BIAS", "SILU", "W", "WIDE")}
-    step_kernel[(triton.cdiv(d, block) * b,)](
+    step_kernel[(cdiv(d, block) * b,)](
         x, weight, bias, state, y, x.stride(0), d, **kinds, BLOCK=block, num_warps=1
     )
     return y
@@ -541,12 +543,12 @@ def _given(
 
 def _shape(table: dict[int, tuple[int, int]], w: int, d: int) -> dict[str, int]:
     lane, group = next(table[widest] for widest in table if w <= widest)
-    return {"BLOCK": min(32 * lane, triton.next_power_of_2(d)), "N": group, "num_warps": 1}
+    return {"BLOCK": min(32 * lane, power_of_2(d)), "N": group, "num_warps": 1}
 
 
 def _chunk(b: int, t: int, blocks: int, most: int) -> int:
     """Rows of a program: many, so that few are read twice, but not so many that lanes idle."""
     rows = most
-    while rows > 8 and b * blocks * triton.cdiv(t, rows) < PROGRAMS:
+    while rows > 8 and b * blocks * cdiv(t, rows) < PROGRAMS:
         rows //= 2
     return rows

@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssmlib.kernels.sizes import power_of_2
+
 PROGRAMS = 4  # on a multiprocessor, of those that add up a gradient of the weight
 
 
@@ -141,7 +143,7 @@ def backward(
 
 
 def _sizes(y: Tensor, size: int) -> dict:
-    block = triton.next_power_of_2(size)
+    block = power_of_2(size)
     wide = tl.float64 if y.dtype == torch.float64 else tl.float32
     warps = min(max(block // 512, 1), 16)
     return {"SIZE": size, "BLOCK": block, "WIDE": wide, "num_warps": warps}

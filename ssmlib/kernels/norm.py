@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssmlib.kernels.sizes import power_of_2
+
 PROGRAMS = 528  # of the gradient: four for each of an H100's multiprocessors
 
 
@@ -72,5 +74,5 @@ def backward(
 
 
 def _sizes(d: int) -> dict[str, int]:
-    block = triton.next_power_of_2(d)
+    block = power_of_2(d)
     return {"D": d, "BLOCK": block, "num_warps": min(max(block // 512, 1), 16)}

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssmlib.kernels.sizes import power_of_2
+
 
 @triton.jit
 def turn(position, rates_ptr, f, N: tl.constexpr):
@@ -50,7 +52,7 @@ def rotate(x: Tensor, positions: Tensor, rates: Tensor, back: bool) -> Tensor:
     x = x if x.stride(3) == 1 else x.contiguous()
     positions = positions if positions.stride(-1) == 1 else positions.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    pads = {"H_PAD": triton.next_power_of_2(h), "K_PAD": triton.next_power_of_2(k)}
+    pads = {"H_PAD": power_of_2(h), "K_PAD": power_of_2(k)}
     rotate_kernel[(b * t,)](
         x, positions, rates, y, t, h, *x.stride()[:3],
         positions.stride(0) if positions.ndim == 2 else 0, -1.0 if back else 1.0,

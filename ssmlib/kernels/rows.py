@@ -19,6 +19,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import cuda
 
+from ssmlib.kernels.sizes import cdiv, power_of_2
+
 HELD = 8192  # bytes of W in a warp
 
 
@@ -101,11 +103,11 @@ def forward(
     """y (b o) of x (b i), each row of which is contiguous."""
     (rows, size), outputs = x.shape, len(weight)
     y = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
-    pad = triton.next_power_of_2(size)
+    pad = power_of_2(size)
     warps, early = min(rows, 2), starts_early(x.device)
-    block = triton.cdiv(warps * HELD, pad * weight.element_size())
+    block = cdiv(warps * HELD, pad * weight.element_size())
     channels, old = (0, 0) if state is None else state.shape[1:]
-    rows_kernel[(triton.cdiv(outputs, block),)](
+    rows_kernel[(cdiv(outputs, block),)](
         x, weight.contiguous(), bias, norm, past, None if taps is None else taps.contiguous(),
         taps_bias, state, y, outputs, first, channels, eps, offset, x.stride(0),
         0 if past is None else past.stride(0), *((0, 0, 0) if state is None else state.stride()),

@@ -21,6 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssmlib.kernels.sizes import cdiv, power_of_2
+
 
 @triton.jit
 def _cos_sin(turn, dtype: tl.constexpr):
@@ -223,7 +225,7 @@ def vandermonde_triton(c: Tensor, log_z: Tensor, length: int) -> Tensor:
     b, d, n, _ = c.shape
     y = c.new_empty(b, d, length)
     rows = cols = _side(length, 64 if c.dtype == torch.float32 else 32)
-    grid = (b * d, triton.cdiv(length, rows * cols))
+    grid = (b * d, cdiv(length, rows * cols))
     vandermonde_kernel[grid](
         c.contiguous(), *_polar(log_z), y, d, n, length, ROWS=rows, COLS=cols, N=16, num_warps=4
     )
@@ -235,7 +237,7 @@ def project_triton(x: Tensor, log_z: Tensor) -> Tensor:
     s = x.new_empty(b, d, n, 2)
     rows, cols = _side(t, 32), _side(t, 64 if x.dtype == torch.float32 else 32)
     N = 16 if n <= 16 or x.dtype != torch.float32 else 32
-    grid = (b * d, triton.cdiv(n, N))
+    grid = (b * d, cdiv(n, N))
     project_kernel[grid](
         x.contiguous(), *_polar(log_z), s, d, n, t, ROWS=rows, COLS=cols, N=N, num_warps=4
     )
@@ -247,8 +249,8 @@ def decay_scan_triton(x: Tensor, z: Tensor, start: Tensor, reverse: bool) -> tup
     d, b, c, n, _ = x.shape
     x, start = x.contiguous(), start.contiguous()
     states, last = torch.empty_like(x), torch.empty_like(start)
-    N = min(64, triton.next_power_of_2(n))
-    decay_scan_kernel[(d * b, triton.cdiv(n, N))](
+    N = min(64, power_of_2(n))
+    decay_scan_kernel[(d * b, cdiv(n, N))](
         x, z.contiguous(), start, states, last, b, c, n, N=N, REVERSE=reverse, num_warps=1
     )
     return states, last
@@ -257,8 +259,8 @@ def decay_scan_triton(x: Tensor, z: Tensor, start: Tensor, reverse: bool) -> tup
 def cauchy_triton(v: Tensor, a: Tensor, length: int) -> Tensor:
     (c, d, n, _), (s, w) = v.shape, _nodes(length, v.device)
     out = v.new_empty(c, d, len(s), 2)
-    C, F = min(4, triton.next_power_of_2(c)), min(256, triton.next_power_of_2(len(s)))
-    grid = (d, triton.cdiv(len(s), F), triton.cdiv(c, C))
+    C, F = min(4, power_of_2(c)), min(256, power_of_2(len(s)))
+    grid = (d, cdiv(len(s), F), cdiv(c, C))
     cauchy_kernel[grid](
         v.contiguous(), a.contiguous(), s, w, out, c, d, n, len(s), C=C, F=F, num_warps=4
     )
@@ -268,8 +270,8 @@ def cauchy_triton(v: Tensor, a: Tensor, length: int) -> Tensor:
 def cauchy_backward_triton(a: Tensor, grad: Tensor, length: int) -> tuple[Tensor, Tensor]:
     (c, d, f, _), n, (s, w) = grad.shape, a.shape[1], _nodes(length, grad.device)
     by_v, by_pole = (grad.new_empty(c, d, n, 2) for _ in range(2))
-    N, F = 8, min(128, triton.next_power_of_2(f))
-    grid = (c * d, triton.cdiv(n, N))
+    N, F = 8, min(128, power_of_2(f))
+    grid = (c * d, cdiv(n, N))
     cauchy_backward_kernel[grid](
         a.contiguous(), s, w, grad.contiguous(), by_v, by_pole, d, n, f, N=N, F=F, num_warps=4
     )
@@ -284,7 +286,7 @@ def _polar(log_z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _side(length: int, largest: int) -> int:
     """The side of a tile of steps: what a square of them fills, between 16 and `largest`."""
-    return max(16, min(largest, triton.next_power_of_2(math.isqrt(length - 1) + 1)))
+    return max(16, min(largest, power_of_2(math.isqrt(length - 1) + 1)))
 
 
 def _nodes(length: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlib.kernels.s4 import decay_scan_triton, vandermonde_triton
+from ssmlib.kernels.sizes import cdiv, power_of_2
 
 
 @triton.jit
@@ -229,9 +230,9 @@ def segment_length(b: int, t: int, d: int, n: int) -> int:
 
     Segments are walked twice, and take more launches: fewer than four cost more than they bring.
     """
-    programs = b * triton.cdiv(d, _plan(n)["D"])
+    programs = b * cdiv(d, _plan(n)["D"])
     segments = min(PROGRAMS // programs, t // SHORTEST)
-    return triton.cdiv(t, segments) if segments >= 4 else t
+    return cdiv(t, segments) if segments >= 4 else t
 
 
 def forward(
@@ -309,10 +310,10 @@ def _walk(
 ) -> tuple[Tensor, Tensor]:
     """y (b t d), x itself if no output is asked for, and the h that leaves each segment."""
     (b, t, d), (a, lost, c, _), n = x.shape, system, system.c.shape[1]
-    plan, segments = _plan(n), triton.cdiv(t, length)
+    plan, segments = _plan(n), cdiv(t, length)
     y, ends = torch.empty_like(x) if output else x, c.new_empty(d, b, segments, n, 2)
     skip = c.new_zeros(d) if skip is None else skip
-    walk_kernel[(triton.cdiv(d, plan["D"]) * b, segments)](
+    walk_kernel[(cdiv(d, plan["D"]) * b, segments)](
         x, a, lost, c, skip, starts, y, ends, b, t, length, n, d, **plan,
         REVERSE=reverse, OUTPUT=output, STARTED=starts.numel() > 0, num_warps=1,
     )  # fmt: skip
@@ -324,10 +325,10 @@ def _sums(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Per row and segment: sums of dy h and dy p, the last p (d b s n), and of dy x (d b s)."""
     (b, t, d), (a, lost, c, _), n = x.shape, system, system.c.shape[1]
-    plan, segments = _plan(n), triton.cdiv(t, length)
+    plan, segments = _plan(n), cdiv(t, length)
     by_c, by_a, ends = c.new_empty(3, d, b, segments, n, 2).unbind()
     by_skip = c.new_empty(d, b, segments)
-    sums_kernel[(triton.cdiv(d, plan["D"]) * b, segments)](
+    sums_kernel[(cdiv(d, plan["D"]) * b, segments)](
         x, dy, a, lost, starts, by_c, by_a, ends, by_skip, b, t, length, n, d, **plan,
         STARTED=starts.numel() > 0, num_warps=1,
     )  # fmt: skip
@@ -336,7 +337,7 @@ def _sums(
 
 def _plan(n: int) -> dict[str, int]:
     """A program is a warp: K poles in a thread, G threads for all of them, D channels abreast."""
-    N = triton.next_power_of_2(n)
+    N = power_of_2(n)
     G = min(32, max(1, N // POLES))
     return {"T": TOKENS, "K": N // G, "G": G, "D": 32 // G}
 

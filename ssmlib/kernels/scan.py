@@ -22,6 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ssmlib.kernels.sizes import cdiv, power_of_2
+
 LENGTHS = ("t", "segment")  # another length of text is not another kernel to compile
 
 
@@ -325,10 +327,10 @@ def _plan(b: int, t: int, d: int, wide: torch.dtype, most: int) -> tuple[int, tu
     """Tokens of a segment, the grid, and the constants; at most `most` channels to a lane."""
     narrow = wide == torch.float32
     lane = (most if b * d >= 2 * ENOUGH else 2) if narrow else 1  # channels of a lane
-    block = min(32 * lane, triton.next_power_of_2(d))
+    block = min(32 * lane, power_of_2(d))
     segments = 1 if b * d >= ENOUGH else max(1, min(t // SHORTEST, LANES // (b * d)))
-    segment = triton.cdiv(t, segments)
-    grid = (triton.cdiv(d, block) * triton.cdiv(t, segment) * b,)
+    segment = cdiv(t, segments)
+    grid = (cdiv(d, block) * cdiv(t, segment) * b,)
     options = {"COMPLEX": wide.is_complex, "BLOCK": block, "UNROLL": 4, "num_warps": 1}
     return segment, grid, options | {"STAGES": 16 if narrow else 8}
 
@@ -340,7 +342,7 @@ def _ends(
     t, segment = sizes[4], sizes[6]
     if segment >= t:
         return wide, wide
-    shape = (len(wide), triton.cdiv(t, segment), wide.shape[1])
+    shape = (len(wide), cdiv(t, segment), wide.shape[1])
     product, end = wide.new_empty(shape), wide.new_empty(shape)
     ends_kernel[grid](a, x, product, end, *sizes, REVERSE=reverse, **options)
     return product, end

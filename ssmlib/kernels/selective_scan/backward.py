@@ -18,6 +18,7 @@ from ssmlib.kernels.selective_scan.parts import (
     slot,
     softplus,
 )
+from ssmlib.kernels.sizes import cdiv
 
 
 @triton.jit(do_not_specialize=["per_group"])
@@ -424,7 +425,7 @@ def backward(
             PRECISION="tf32" if x.dtype.itemsize == 2 else "tf32x3", num_warps=1, num_stages=1,
         )  # fmt: skip
         size = 128
-        gather_kernel[(triton.cdiv(rows * 2 * plan.n_pad, size), plan.g)](
+        gather_kernel[(cdiv(rows * 2 * plan.n_pad, size), plan.g)](
             shares, dB, dC, plan.t, rows, plan.segments, plan.segment, part, share_rows,
             plan.blocks, G=plan.g, N=plan.n, N_PAD=plan.n_pad, PACKED=cu_seqlens is not None,
             SIZE=size, AHEAD=8, num_warps=1,
@@ -451,7 +452,7 @@ def _ends(
     total: Tensor,
 ) -> None:
     width = 32
-    blocks = triton.cdiv(plan.per_group, width)
+    blocks = cdiv(plan.per_group, width)
     ends_kernel[(plan.g * blocks, plan.grid[1])](
         dy, dt, A2, BC, z, dt_bias, end, total, plan.t, plan.pitch, plan.per_group, plan.segments,
         plan.segment, DT=dt.stride(1), Z=0 if z is None else z.stride(1), D=plan.d, G=plan.g,

@@ -17,6 +17,7 @@ from ssmlib.kernels.selective_scan.parts import (
     slot,
     softplus,
 )
+from ssmlib.kernels.sizes import cdiv
 
 
 @triton.jit(do_not_specialize=["per_group"])
@@ -181,7 +182,7 @@ def carry_kernel(
 
 def carry(A2: Tensor, total: Tensor, end: Tensor, start: Tensor, reverse: bool) -> None:
     b, segments, n, d = end.shape
-    grid = (triton.cdiv(d, 128), n, b)
+    grid = (cdiv(d, 128), n, b)
     carry_kernel[grid](
         A2, total, end, start, segments, D=d, WIDTH=128, REVERSE=reverse, num_warps=4
     )

@@ -4,8 +4,9 @@ import functools
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
+
+from ssmlib.kernels.sizes import cdiv, power_of_2
 
 CHUNK = 64  # tokens between two states that the forward pass keeps: 4 n / CHUNK bytes per (t, d)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -60,13 +61,13 @@ class Plan(NamedTuple):
             )
         (b, t, d), g, n = x.shape, B.shape[2], A.shape[1]
         s = b if cu_seqlens is None else len(cu_seqlens) - 1
-        share = {w: s * g * triton.cdiv(d // g, w) / processors(x.device) for _, w, _ in tiles}
+        share = {w: s * g * cdiv(d // g, w) / processors(x.device) for _, w, _ in tiles}
         enough = [tile for tile in tiles if share[tile.width] >= tile.enough]
         tile, segments = (enough or tiles)[0], 1
         if cu_seqlens is None and not enough:
             segments = _cut(t, share[tile.width])
-        segment = triton.cdiv(triton.cdiv(t, segments), CHUNK) * CHUNK
-        segments = triton.cdiv(t, segment)
+        segment = cdiv(cdiv(t, segments), CHUNK) * CHUNK
+        segments = cdiv(t, segment)
         return Plan(x.device, tile, s, t, d, g, n, segments, segment, cu_seqlens)
 
     @property
@@ -76,7 +77,7 @@ class Plan(NamedTuple):
     @property
     def blocks(self) -> int:
         """Blocks of channels in a group."""
-        return triton.cdiv(self.per_group, self.tile.width)
+        return cdiv(self.per_group, self.tile.width)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -84,7 +85,7 @@ class Plan(NamedTuple):
 
     @property
     def n_pad(self) -> int:
-        return max(16, triton.next_power_of_2(self.n))
+        return max(16, power_of_2(self.n))
 
     @property
     def warps(self) -> int:
@@ -93,7 +94,7 @@ class Plan(NamedTuple):
     @property
     def pitch(self) -> int:
         """Tokens from one sequence of B and C to the next: whole tiles, so that none reads past."""
-        return triton.cdiv(self.t, 16) * 16
+        return cdiv(self.t, 16) * 16
 
     def parts(self, itemsize: int) -> tuple[int, int]:
         """Launches of the backward pass over a segment, and the rows of shares that each fills.
@@ -104,10 +105,10 @@ class Plan(NamedTuple):
         if self.cu_seqlens is not None:
             return 1, self.t
         bytes_of_shares, bytes_of_x = self.grid[0] * 8 * self.n_pad, self.d * itemsize
-        wanted = triton.cdiv(3 * bytes_of_shares, bytes_of_x)
+        wanted = cdiv(3 * bytes_of_shares, bytes_of_x)
         chunks = self.segment // CHUNK
-        rows = triton.cdiv(chunks, min(wanted, chunks)) * CHUNK
-        return triton.cdiv(self.segment, rows), rows
+        rows = cdiv(chunks, min(wanted, chunks)) * CHUNK
+        return cdiv(self.segment, rows), rows
 
     def tokens(self, v: Tensor | None) -> Tensor | None:
         """v (b t d) with channels side by side and one sequence after the other."""
@@ -152,12 +153,12 @@ def _cut(t: int, programs: float) -> int:
     """Segments of one sequence, none shorter than four chunks; programs per multiprocessor."""
     if t < 8 * CHUNK:
         return 1
-    return min(triton.cdiv(t, 4 * CHUNK), max(2, round(FULL / programs)))
+    return min(cdiv(t, 4 * CHUNK), max(2, round(FULL / programs)))
 
 
 def saved_shape(x: Tensor, A: Tensor, B: Tensor, cu_seqlens: Tensor | None) -> tuple[int, int, int]:
     """The shape of what `forward` keeps for `backward`, from the shapes of the inputs alone."""
     (b, t, d), n = x.shape, A.shape[1]
     if cu_seqlens is None:
-        return b * triton.cdiv(t, CHUNK), n, d
+        return b * cdiv(t, CHUNK), n, d
     return t // CHUNK + cu_seqlens.shape[0] - 1, n, d

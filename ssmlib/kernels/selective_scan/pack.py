@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlib.kernels.selective_scan.layout import Plan
+from ssmlib.kernels.sizes import cdiv
 
 TOKENS = 64
 
@@ -64,7 +65,7 @@ def pack(
     room = {"dtype": torch.float32, "device": B.device}
     tokens = torch.empty(b, plan.pitch, g, 2, plan.n_pad, **room)
     states = torch.empty(2, b, g, n, plan.pitch, **room) if by_state else None
-    grid = (triton.cdiv(plan.pitch, TOKENS), g, b)
+    grid = (cdiv(plan.pitch, TOKENS), g, b)
     strides = (*B.stride(), *C.stride())
     pack_kernel[grid](
         B, C, tokens, states, t, plan.pitch, *strides, N=n, N_PAD=plan.n_pad, TOKENS=TOKENS,

@@ -8,6 +8,7 @@ from triton.language.extra import cuda
 
 from ssmlib.kernels.rows import starts_early
 from ssmlib.kernels.selective_scan.parts import LOG2E, sigmoid, softplus
+from ssmlib.kernels.sizes import cdiv, power_of_2
 
 
 @triton.jit
@@ -137,9 +138,9 @@ def _step(
     x, dt, B, C = (v if v.stride(-1) == 1 else v.contiguous() for v in (x, dt, B, C))
     z = z if z is None or z.stride(-1) == 1 else z.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    n_pad, early = triton.next_power_of_2(n), starts_early(x.device)
+    n_pad, early = power_of_2(n), starts_early(x.device)
     width = max(1, 1024 // n_pad)
-    step_kernel[(triton.cdiv(d, width), b)](
+    step_kernel[(cdiv(d, width), b)](
         x, dt, A.contiguous(), B, C, D, z, dt_bias, old, new, y,
         x.stride(0), dt.stride(0), 0 if z is None else z.stride(0),
         *B.stride()[:2], *C.stride()[:2],

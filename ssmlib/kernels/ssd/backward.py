@@ -36,13 +36,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssmlib.kernels.sizes import cdiv, power_of_2, up_to
 from ssmlib.kernels.ssd import layout
 from ssmlib.kernels.ssd.backward_pairs import pairs_kernel
 from ssmlib.kernels.ssd.backward_states import states_kernel
 from ssmlib.kernels.ssd.backward_steps import gate_kernel, steps_kernel
 from ssmlib.kernels.ssd.backward_walk import adjoint_kernel, carry_back_kernel
 from ssmlib.kernels.ssd.forward import forward
-from ssmlib.kernels.ssd.layout import KEEP, Plan, cdiv, power_of_2
+from ssmlib.kernels.ssd.layout import KEEP, Plan
 from ssmlib.kernels.ssd.parts import decays
 
 HEADS = 8  # of a program of `steps_kernel`
@@ -193,9 +194,9 @@ def segment_of(x: Tensor, cu_seqlens: Tensor | None, tile: layout.Tile) -> int:
     s = s if cu_seqlens is None else len(cu_seqlens) - 1
     rounds = s * h * cdiv(p, tile.width) / (layout.FULL * layout.processors(x.device))
     if rounds >= layout.ENOUGH or t < 8 * KEEP:
-        return layout.up_to(t, KEEP)
+        return up_to(t, KEEP)
     segments = min(cdiv(t, 4 * KEEP), max(2, round(1 / rounds)))
-    return layout.up_to(cdiv(t, segments), KEEP)
+    return up_to(cdiv(t, segments), KEEP)
 
 
 def shares(plan: Plan, programs: int, wanted: float) -> int:

@@ -6,8 +6,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlib.kernels.selective_scan.parts import sequence, sigmoid, slot
+from ssmlib.kernels.sizes import cdiv, power_of_2
 from ssmlib.kernels.ssd import layout
-from ssmlib.kernels.ssd.layout import KEEP, Plan, cdiv, power_of_2, saved_shape
+from ssmlib.kernels.ssd.layout import KEEP, Plan, saved_shape
 from ssmlib.kernels.ssd.parts import decays, line_of, locate
 
 

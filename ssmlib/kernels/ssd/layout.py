@@ -12,6 +12,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ssmlib.backends import interpreting
+from ssmlib.kernels.sizes import cdiv, power_of_2, up_to
 
 KEEP = 128  # tokens between two states that the forward pass keeps
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -152,20 +153,6 @@ def nested(strides: tuple[int, ...], itemsize: int) -> bool:
     """Whether axes lie one in the other, on whole sixteens of bytes; the last one is left out."""
     inside = all(far >= near > 0 for far, near in itertools.pairwise(strides))
     return inside and all(stride * itemsize % 16 == 0 for stride in strides)
-
-
-def cdiv(size: int, step: int) -> int:
-    """Triton's own is for kernels too, and takes the host ten times as long."""
-    return -(-size // step)
-
-
-def power_of_2(size: int) -> int:
-    """The next one that is not below size."""
-    return 1 << (size - 1).bit_length()
-
-
-def up_to(size: int, step: int) -> int:
-    return cdiv(size, step) * step
 
 
 def rows(v: Tensor | None) -> Tensor | None:

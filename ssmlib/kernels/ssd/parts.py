@@ -6,7 +6,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ssmlib.kernels.selective_scan.parts import LOG2E, sequence, softplus
-from ssmlib.kernels.ssd.layout import KEEP, cdiv
+from ssmlib.kernels.sizes import cdiv
+from ssmlib.kernels.ssd.layout import KEEP
 
 TOKENS = 128  # of one program of `decay_kernel`
 HEADS = 32

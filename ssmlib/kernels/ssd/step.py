@@ -8,7 +8,8 @@ from triton.language.extra import cuda
 
 from ssmlib.kernels.rows import starts_early
 from ssmlib.kernels.selective_scan.parts import LOG2E, sigmoid, softplus
-from ssmlib.kernels.ssd.layout import cdiv, power_of_2, skip_strides
+from ssmlib.kernels.sizes import cdiv, power_of_2
+from ssmlib.kernels.ssd.layout import skip_strides
 
 SIZE = 2048  # states of a program; half as many where there are fewer channels than MANY
 MANY = 4096
