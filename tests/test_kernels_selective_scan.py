@@ -9,7 +9,7 @@ from torch import Tensor
 from uninterpreted import uninterpreted
 
 from ssmlib.kernels.selective_scan import backward, forward, layout, step, step_
-from ssmlib.selective_scan import selective_scan, selective_scan_step
+from ssmlib.selective_scan import operator, selective_scan, selective_scan_step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAMES = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "state")
@@ -113,6 +113,20 @@ def test_narrow_programs(seeded, monkeypatch):
     tile = layout.Plan.of(inputs["x"], inputs["A"], inputs["B"], None, layout.FORWARD).tile
     assert tile == layout.FORWARD[1]
     same_as_the_definition(inputs)
+
+
+@pytest.mark.parametrize("form", ["torch", "triton"])
+@pytest.mark.parametrize("pack", [None, [0, 1, 20]])
+def test_a_last_state_that_nobody_used(form, pack, seeded):
+    inputs = list(draw(seeded, 1, 20, 3, 2, 1, s=2 if pack else None).values())
+    cu_seqlens = None if pack is None else torch.tensor(pack, device=inputs[0].device)
+    module = operator.module_of(form)
+    y, last, saved = module.forward(*inputs[:8], True, inputs[8], cu_seqlens, True)
+    unused, zero = (
+        module.backward(y, d_last, *inputs[:8], True, inputs[8], cu_seqlens, saved)
+        for d_last in (None, torch.zeros_like(last))
+    )
+    assert all(map(torch.equal, unused, zero))
 
 
 def test_strided_inputs(seeded):

@@ -8,7 +8,7 @@ from uninterpreted import uninterpreted
 
 from ssmlib.kernels.ssd import backward, forward, layout
 from ssmlib.kernels.ssd.backward import described, segment_of
-from ssmlib.ssd import ssd
+from ssmlib.ssd import operator, ssd
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OPTIONAL = ("D", "z", "dt_bias", "state")
@@ -129,6 +129,22 @@ def test_segments_side_by_side(seeded, monkeypatch):
         tile = layout.tile(x, B, C, None, backward=True)
         assert segment_of(x, cu_seqlens, tile) < t
         same_as_the_definition(inputs, pack=pack, tolerance=3e-5)
+
+
+@pytest.mark.parametrize("form", ["torch", "triton"])
+@pytest.mark.parametrize("pack", [None, [0, 1, 1000, 1100]])
+@pytest.mark.parametrize("processors", [1, 8])
+def test_a_last_state_that_nobody_used(form, pack, processors, seeded, monkeypatch):
+    monkeypatch.setattr(layout, "processors", lambda device: processors)
+    *tensors, state = draw(seeded, 1, 1100, 1, 4, 1, 1, s=3 if pack else None).values()
+    packed = (state, None if pack is None else torch.tensor(pack, device=state.device), None)
+    module = operator.module_of(form)
+    y, last, saved = module.forward(*tensors, True, *packed, True)
+    unused, zero = (
+        module.backward(y, d_last, *tensors, True, *packed, saved)
+        for d_last in (None, torch.zeros_like(last))
+    )
+    assert all(map(torch.equal, unused, zero))
 
 
 def test_strided_inputs(seeded):

@@ -89,7 +89,7 @@ def _(*inputs: Tensor | bool | str | None) -> tuple[Tensor, Tensor, Tensor]:
 @torch.library.custom_op("ssmlib::selective_scan_backward", mutates_args=())
 def _backward(
     dy: Tensor,
-    d_last: Tensor,
+    d_last: Tensor | None,
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -112,25 +112,23 @@ def _backward(
 
 
 @_backward.register_fake
-def _(dy: Tensor, d_last: Tensor, *inputs: Tensor | bool | str | None) -> list[Tensor]:
+def _(dy: Tensor, d_last: Tensor | None, *inputs: Tensor | bool | str | None) -> list[Tensor]:
     *tensors, _, state, _, _, _ = inputs
     return [v.new_empty(v.shape) for v in (*tensors, state) if v is not None]
 
 
 def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, dt_softplus, state, cu_seqlens, form, _ = inputs
-    y, last, saved = output
+    saved = output[2]
     ctx.save_for_backward(*tensors, state, cu_seqlens, saved)
     ctx.mark_non_differentiable(saved)
     ctx.set_materialize_grads(False)
-    ctx.dt_softplus, ctx.form, ctx.like = dt_softplus, form, (y.shape, last.shape, last.dtype)
+    ctx.dt_softplus, ctx.form = dt_softplus, form
 
 
 def _differentiate(ctx, dy: Tensor | None, d_last: Tensor | None, _: None) -> tuple:
     *tensors, state, cu_seqlens, saved = ctx.saved_tensors
-    x, (shape, last_shape, wide) = tensors[0], ctx.like
-    dy = x.new_zeros(shape) if dy is None else dy.contiguous()
-    d_last = x.new_zeros(last_shape, dtype=wide) if d_last is None else d_last.contiguous()
+    dy = tensors[0].new_zeros(tensors[0].shape) if dy is None else dy.contiguous()
     options = (ctx.dt_softplus, state, cu_seqlens, saved, ctx.form)
     found = iter(call(_backward, dy, d_last, *tensors, *options))
     *grads, d_state = (None if v is None else next(found) for v in (*tensors, state))

@@ -82,7 +82,7 @@ def saved_shape(x: Tensor, A: Tensor, B: Tensor, cu_seqlens: Tensor | None) -> t
 
 def backward(
     dy: Tensor,
-    d_last: Tensor,
+    d_last: Tensor | None,
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -96,12 +96,18 @@ def backward(
     cu_seqlens: Tensor | None,
     saved: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, dt, A, B, C, D, z, dt_bias and state; None for what is None."""
+    """Gradients of x, dt, A, B, C, D, z, dt_bias and state; None for what is None.
+
+    d_last may be None, where nobody used the last state.
+    """
     tensors, wide = (x, dt, A, B, C, D, z, dt_bias, state), saved.dtype
     grads = [_room(x), _room(dt), *(_zeros(v, wide) for v in (A, B, C, D))]
     grads += [_room(z), _zeros(dt_bias, wide), _zeros(state, wide)]
     inputs, pieces = views_of(*tensors), pieces_of(x.shape[1], cu_seqlens)
     found = views_of(*grads)
+    if d_last is None:
+        s = len(x) if cu_seqlens is None else len(cu_seqlens) - 1
+        d_last = x.new_zeros((s, *A.shape), dtype=wide)
     given = views_of(dy, dt, A, B, C, D, z, dt_bias, d_last)  # dy is cut like x, d_last like state
     with torch.autocast(x.device.type, enabled=False):
         for where in tiles_of(inputs):

@@ -83,7 +83,7 @@ def saved_dtype(x: Tensor, B: Tensor, C: Tensor, wide: torch.dtype) -> torch.dty
 
 def backward(
     dy: Tensor,
-    d_last: Tensor,
+    d_last: Tensor | None,
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -98,7 +98,10 @@ def backward(
     chunk_size: int | None,
     saved: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, dt, A, B, C, D, z, dt_bias and state; None for what is None."""
+    """Gradients of x, dt, A, B, C, D, z, dt_bias and state; None for what is None.
+
+    d_last may be None, where nobody used the last state.
+    """
     tensors, wide = (x, dt, A, B, C, D, z, dt_bias), saved.dtype
     pieces = pieces_of(x.shape[1], cu_seqlens, chunk_size or CHUNK)
     by_token = [_room(v) for v in (x, dt, B, C, z)]
@@ -107,6 +110,9 @@ def backward(
         for v in (A, D, dt_bias)
     ]
     d_state = _room(state)
+    if d_last is None:
+        s = len(x) if cu_seqlens is None else len(cu_seqlens) - 1
+        d_last = x.new_zeros((s, *x.shape[2:], B.shape[3]), dtype=wide)
     with torch.autocast(x.device.type, enabled=False):
         for members, rows in _parts_of(x, cu_seqlens, pieces):
             part = Part(members, *tensors, dt_softplus, wide)

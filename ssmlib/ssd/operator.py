@@ -81,7 +81,7 @@ def _(*inputs: Tensor | bool | int | str | None) -> tuple[Tensor, Tensor, Tensor
 @torch.library.custom_op("ssmlib::ssd_backward", mutates_args=())
 def _backward(
     dy: Tensor,
-    d_last: Tensor,
+    d_last: Tensor | None,
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -106,27 +106,24 @@ def _backward(
 
 
 @_backward.register_fake
-def _(dy: Tensor, d_last: Tensor, *inputs: Tensor | bool | int | str | None) -> list[Tensor]:
+def _(dy: Tensor, d_last: Tensor | None, *inputs: Tensor | bool | int | str | None) -> list[Tensor]:
     *tensors, _, state, _, _, _, _ = inputs
     return [v.new_empty(v.shape) for v in (*tensors, state) if v is not None]
 
 
 def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, dt_softplus, state, cu_seqlens, chunk_size, form, _ = inputs
-    y, last, saved = output
+    saved = output[2]
     ctx.save_for_backward(*tensors, state, cu_seqlens, saved)
     ctx.mark_non_differentiable(saved)
     ctx.set_materialize_grads(False)
     ctx.options = (dt_softplus, chunk_size, form)
-    ctx.like = (y.shape, last.shape, last.dtype)
 
 
 def _differentiate(ctx, dy: Tensor | None, d_last: Tensor | None, _: None) -> tuple:
     *tensors, state, cu_seqlens, saved = ctx.saved_tensors
-    (dt_softplus, chunk_size, form), (shape, last_shape, wide) = ctx.options, ctx.like
-    x = tensors[0]
-    dy = x.new_zeros(shape) if dy is None else dy.contiguous()
-    d_last = x.new_zeros(last_shape, dtype=wide) if d_last is None else d_last.contiguous()
+    dt_softplus, chunk_size, form = ctx.options
+    dy = tensors[0].new_zeros(tensors[0].shape) if dy is None else dy.contiguous()
     options = (dt_softplus, state, cu_seqlens, chunk_size, saved, form)
     found = iter(call(_backward, dy, d_last, *tensors, *options))
     *grads, d_state = (None if v is None else next(found) for v in (*tensors, state))

@@ -377,7 +377,7 @@ def gather_kernel(
 
 def backward(
     dy: Tensor,
-    d_last: Tensor,
+    d_last: Tensor | None,
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -393,13 +393,14 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, dt, A, B, C, D, z, dt_bias and state, None where the input was.
 
-    `saved` is what `forward` has kept. Each gradient is in its input's dtype.
+    `saved` is what `forward` has kept; d_last None is as if it were zero. Each gradient is in its
+    input's dtype.
     """
     plan = Plan.of(x, A, B, cu_seqlens, BACKWARD)
     like = (x, dt, A, B, C, D, z, dt_bias, state)
     dy, x, dt, z = dy.contiguous(), plan.tokens(x), plan.tokens(dt), plan.tokens(z)
     A2, (BC, by_state) = plan.decay(A), pack(plan, B, C, by_state=True)
-    start = plan.starts(d_last.float().mT, reverse=True)
+    start = plan.starts(None if d_last is None else d_last.float().mT, reverse=True)
     if plan.segments > 1:
         end, total = torch.empty_like(start), plan.totals()
         _ends(plan, dy, dt, A2, BC, z, dt_bias, dt_softplus, end, total)

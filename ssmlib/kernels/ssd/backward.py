@@ -134,7 +134,7 @@ class Found(NamedTuple):
 
 def backward(
     dy: Tensor,
-    d_last: Tensor,
+    d_last: Tensor | None,
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -151,7 +151,8 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, dt, A, B, C, D, z, dt_bias and state, None where the input was.
 
-    `saved` is what `forward` has kept. Each gradient is in its input's dtype.
+    `saved` is what `forward` has kept; d_last None is as if it were zero. Each gradient is in its
+    input's dtype.
     """
     like = (x, dt, A, B, C, D, z, dt_bias, state)
     tile = layout.tile(x, B, C, chunk_size, backward=True)
@@ -174,7 +175,7 @@ def backward(
         )
         for v in (B, C)
     )
-    start = after_segments(plan, tile, tokens, logs, d_last.contiguous())
+    start = after_segments(plan, tile, tokens, logs, d_last)
     adjoint = torch.empty_like(saved)
     walk(plan, tile, tokens, logs, D, start, dx, d_state, adjoint)
     scores = pairs(plan, tokens, found, len(saved))
@@ -222,11 +223,12 @@ def after_segments(
     tile: layout.Tile,
     tokens: Tokens,
     logs: tuple[Tensor, Tensor],
-    d_last: Tensor,
-) -> Tensor:
+    d_last: Tensor | None,
+) -> Tensor | None:
     """The gradient of the state after each segment, from that of the last one of a sequence."""
     if plan.segments == 1:
-        return d_last
+        return None if d_last is None else d_last.contiguous()
+    d_last = 0.0 if d_last is None else d_last
     start, before = plan.states(plan.slots), plan.states(plan.slots)
     if plan.cu_seqlens is None:
         start[plan.segments - 1 :: plan.segments] = d_last
