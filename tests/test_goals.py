@@ -2,7 +2,8 @@
 
 import pytest
 
-from ssmlib.bench.goals import markdown, shape_of, verdicts
+from ssmlib.bench.goals import Verdict, markdown, shape_of, verdicts
+from ssmlib.bench.store import load_record
 
 
 def row(experiment, which, seconds, provider="ssmlib", shape=(8, 4096, 2048), floor=1e-3):
@@ -132,3 +133,31 @@ def test_goals_of_ssd_are_those_of_its_passes():
     others = [block | {"experiment": "mamba-2 block"}, step | {"experiment": "ssd decode"}]
     assert [v.aim[:2] for v in verdicts(others)] == [("times", 1.5), ("share", 0.9)]
     assert [v.met for v in verdicts(others)] == [None, None]
+
+
+def test_the_record_of_the_scan_holds_what_chapter_06_says():
+    made = verdicts(load_record("scan").rows)
+
+    def of(experiment: str, which: str) -> list[Verdict]:
+        return [v for v in made if (v.row["experiment"], v.row["pass"]) == (experiment, which)]
+
+    there, back = of("selective scan", "forward"), of("selective scan", "forward+backward")
+    assert all(1.5 < v.times < 2.25 and 0.33 < v.share < 0.69 for v in there)
+    assert all(1.35 < v.times < 1.85 and 0.16 < v.share < 0.23 and not v.met for v in back)
+    assert all(v.times < 1 for way in ("forward", "backward") for v in of("causal conv1d", way))
+    assert all(0.97 < v.times < 1.03 for v in of("decode", "step"))
+
+
+def test_the_record_of_the_ladder_holds_what_chapter_06_says():
+    rows = [row for row in load_record("ladder").rows if row["experiment"] == "crossover"]
+    times = {(row["form"], row["pass"], row["n"]): row["seconds"] for row in rows}
+    ahead = {
+        which: [
+            n
+            for form, way, n in times
+            if (form, way) == ("attention", which) and times["scan", way, n] < times[form, way, n]
+        ]
+        for which in ("forward", "forward+backward")
+    }
+    assert ahead == {"forward": [4096], "forward+backward": []}
+    assert max(n for form, _, n in times if form == "attention") == 4096

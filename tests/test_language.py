@@ -52,6 +52,10 @@ def test_the_record_has_the_steps_that_chapter_06_tells_of():
     assert order[False] == ["fused", "ssmlib", "kernels"]
     best, second = sorted(row["seconds"] for row in rows)[:2]
     assert 0.98 < best / second < 1
+    assert all(5.5 < row["seconds"] / row["floor_seconds"] < 6.5 for row in rows)
+    ours = next(row for row in rows if row["provider"] == "ssmlib" and not row["captured"])
+    assert ours["p20"] < min(row["seconds"] for row in rows if not row["captured"])
+    assert ours["p80"] > max(row["seconds"] for row in rows)
 
 
 def test_a_step_is_timed_beside_its_floor():

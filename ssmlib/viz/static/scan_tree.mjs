@@ -78,7 +78,7 @@ function render({ model, el }) {
     const complete = first.filter((from) => from === 0).length;
     numbers.set({ round: `${r} of ${all.length}`, now: String(r ? all[r - 1].length : 0), work, loop: String(n - 1) });
     const whose = follow.value ? `Entry ${follow.value} holds inputs ${first[follow.value - 1] + 1} to ${follow.value}` : `${complete} of ${n} entries are finished`;
-    told.textContent = follow.value && wanted.size ? `${whose}; ${wanted.size} combinations lead to it in all.` : `${whose}.`;
+    told.textContent = follow.value && wanted.size ? `${whose}; ${wanted.size === 1 ? "1 combination leads" : `${wanted.size} combinations lead`} to it in all.` : `${whose}.`;
     back.setAttribute("aria-disabled", r === 0);
     next.setAttribute("aria-disabled", r === all.length);
     tree.label(`${all.length} rounds of combinations on ${n} entries; ${r} are done.`);
