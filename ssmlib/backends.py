@@ -69,7 +69,7 @@ def call(operator: Callable, *args: Any) -> Any:
     An operator is for those who compile or transform what calls it, and for gradients that
     `differentiable` does not know. Where a kernel is short it takes the host longer than the GPU.
     """
-    if _alone(args):
+    if alone(args):
         if not torch.is_grad_enabled():
             return _function(operator)(*args)
         if operator in _FUNCTIONS:
@@ -81,7 +81,8 @@ def _function(operator: Callable) -> Callable:
     return getattr(operator, "_init_fn", operator)
 
 
-def _alone(args: Iterable[Any]) -> bool:
+def alone(args: Iterable[Any]) -> bool:
+    """Whether nobody compiles or transforms what is done with these; gradients are no matter."""
     if torch.compiler.is_compiling() or _watched():
         return False
     return all(type(x) in (Tensor, nn.Parameter) for x in args if isinstance(x, Tensor))

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 LETTERS = frozenset("bctdenhgpkvwlms")
+MANY = 4096  # calls that are remembered, for they come again with every token
+_passed: dict[tuple, dict[str, int]] = {}
 
 
 def check(**named: tuple[Tensor | None, str]) -> dict[str, int]:
@@ -27,6 +29,25 @@ def check(**named: tuple[Tensor | None, str]) -> dict[str, int]:
     Raises ValueError, naming the argument, what was wanted, what came and where the want came from,
     for something that is not a tensor, a wrong shape, an empty axis or a second device.
     """
+    if torch.compiler.is_compiling():
+        return _check(named)
+    key = tuple(
+        (name, pattern, x.shape, x.device) if isinstance(x, Tensor) else (name, x is None)
+        for name, (x, pattern) in named.items()
+    )
+    try:
+        found = _passed.get(key)
+    except TypeError:  # sizes may be symbols, which have no hash
+        return _check(named)
+    if found is None:
+        found = _check(named)
+        if len(_passed) >= MANY:
+            _passed.clear()
+        _passed[key] = found
+    return found.copy()
+
+
+def _check(named: dict[str, tuple[Tensor | None, str]]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     origin: dict[str, str] = {}
     first: tuple[str, torch.device] | None = None

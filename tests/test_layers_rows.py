@@ -140,9 +140,26 @@ def test_where_gradients_are_wanted_it_is_not_for():
     x = torch.zeros(1, 3, device=DEVICE)
     assert not few(x)  # gradients are on
     with torch.no_grad():
-        assert few(x) == (DEVICE == "cuda")
-        assert not few(x.expand(rows.MOST + 1, 3))
+        assert few(x)
+        assert not few(x.expand((rows.MOST if x.is_cuda else rows.MOST_OF_CPU) + 1, 3))
         assert not few(x.double())
+        assert not torch.compile(few, backend="eager")(x)
+        with torch.autocast(DEVICE, torch.bfloat16):
+            assert not few(x)
+
+
+@pytest.mark.parametrize("b", [1, 3, 64])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_large_product_on_a_cpu(b, bias, seeded, monkeypatch):
+    ran, product = [], rows.ONEDNN
+    monkeypatch.setattr(rows, "ONEDNN", lambda *args: ran.append(args) or product(*args))
+    x, layer = seeded.normal(b, 2 * 300).float(), nn.Linear(300, 1000, bias)
+    with torch.no_grad():
+        for rows_of_x in (x[:, :300], x[:, ::2]):
+            got = project(rows_of_x, layer)
+            assert_close(got, layer.double()(rows_of_x.double()), 1e-6)
+            layer.float()
+    assert len(ran) == 2
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssmlib import shapes
 from ssmlib.attention import attention
 from ssmlib.discretize import kernel
 from ssmlib.example import embed
@@ -131,3 +132,20 @@ def test_check_traces_in_one_graph():
 
     x, state = torch.ones(2, 3, 4), torch.ones(2, 4)
     assert torch.compile(f, fullgraph=True, backend="eager")(x, state) == f(x, state)
+
+
+def test_what_passed_once_passes_again_and_nothing_else_does(monkeypatch):
+    monkeypatch.setattr(shapes, "MANY", 2)
+    x, state = torch.zeros(2, 5, 3), torch.zeros(2, 3)
+    for _ in range(3):
+        sizes = check(x=(x, "b t d"), state=(state, "b d"), z=(None, "b t d"))
+        assert sizes == {"b": 2, "t": 5, "d": 3}
+        sizes["b"] = 0  # the caller's own
+        with pytest.raises(ValueError, match="z: expected a tensor"):
+            check(x=(x, "b t d"), state=(state, "b d"), z=(0, "b t d"))
+        with pytest.raises(ValueError, match=r"state: expected \(b, d\) with b=2"):
+            check(x=(x, "b t d"), state=(state.mT, "b d"), z=(None, "b t d"))
+        with pytest.raises(ValueError, match="state: expected device cpu"):
+            check(x=(x, "b t d"), state=(state.to("meta"), "b d"), z=(None, "b t d"))
+        check(x=(x, "b t d"))
+    assert len(shapes._passed) <= 2
