@@ -47,7 +47,7 @@ def test_counts_are_those_of_the_model(name, every):
     kept = count_kept(config, context, 3)
     assert made["attention"] == config.pattern.count("*")
     assert made["cache"] == kept.cache
-    assert made["state"] == kept.state + 2 * kept.conv  # both in float32 here
+    assert made["state"] == kept.state + kept.conv
     for key, length, past in (("token", 1, context), ("prompt", context, 0)):
         head = linear_cost(length, shape.d_model, 1).flops
         assert made[key] == count_work(config, length, past=past).flops - head
@@ -59,7 +59,7 @@ def test_the_articles_figures():
     full, half, none = (mix_costs(shape, every, 100_000) for every in (1, 2, 0))
     assert full["cache"] == pytest.approx(52.4e9, rel=1e-3)
     assert half["cache"] == full["cache"] / 2
-    assert none["state"] == pytest.approx(0.0199e9, rel=1e-2)
+    assert none["state"] == pytest.approx(0.0184e9, rel=1e-2)
     jamba = SHAPES["Jamba v0.1, dense MLPs"]
     assert mix_costs(jamba, 8, 2**18)["cache"] == 4 * 2**30
     assert mix_costs(jamba, 4, 2**18)["cache"] == 8 * 2**30

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ssmlib.costs import attention_layer_cost, kv_cache_bytes, mlp_cost, ssm_layer_cost, state_bytes
+from ssmlib.costs import attention_layer_cost, kv_cache_bytes, mlp_cost, ssm_layer_cost
 from ssmlib.costs.checks import find
 from ssmlib.shapes import check_number
 from ssmlib.viz.host import Figure
@@ -100,9 +100,9 @@ def hybrid_calculator(
 def mix_costs(s: MixShape, every: int, context: int, requests: int = 1) -> dict[str, Any]:
     """What a mix costs with attention in one layer of `every`; see `ssmlib.costs`.
 
-    attention: how many layers attend. cache, state: bytes, two for a number of the cache and four
-    for one of a state. token, prompt: FLOPs of one request's next token and of its whole context,
-    without embeddings and logits.
+    attention: how many layers attend. cache, state: bytes, two for a number of a cache and of what
+    a convolution holds, which counts as state, and four for one of a state itself. token, prompt:
+    FLOPs of one request's next token and of its whole context, without embeddings and logits.
     """
     if every not in EVERY:
         raise ValueError(f"every: expected one of {', '.join(map(str, EVERY))}, got {every!r}")
@@ -116,7 +116,7 @@ def mix_costs(s: MixShape, every: int, context: int, requests: int = 1) -> dict[
         return (n * looks + scans * scan + s.layers * mlp_cost(length, s.d_model, s.hidden)).flops
 
     cache = kv_cache_bytes(n, s.kv_heads, s.head_dim, context, requests) if n else 0
-    kept = state_bytes(scans, 2 * s.d_model, s.state, s.conv, batch=requests) if scans else 0
+    kept = requests * scans * 2 * s.d_model * (4 * s.state + 2 * (s.conv - 1))  # eq-kept
     return {
         "attention": n,
         "cache": cache,

@@ -154,6 +154,8 @@ def draw_crossover(axes: "Sequence[Axes]", rows: Iterable[Mapping[str, Any]]) ->
     Left, forward and backward over whole sequences. Right, one token after as many others, where
     SSD has one time for all lengths; dashed, query heads share keys and values.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     from ssmlib.plots import length_axis, seconds_label
 
     kinds = ("crossover", "crossover decode")
@@ -175,6 +177,8 @@ def draw_crossover(axes: "Sequence[Axes]", rows: Iterable[Mapping[str, Any]]) ->
         lengths = sorted({n for line in ax.lines for n in line.get_xdata() if n > 1})
         length_axis(ax, lengths[::2], "tokens")
         ax.set(yscale="log", title=title)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.yaxis.set_major_formatter(seconds_label)
     training.legend()
 

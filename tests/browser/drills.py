@@ -432,7 +432,7 @@ def hybrid_calculator(figure: Locator) -> None:
     shows(figure, "cache", "26.21 GB")
     turn(ratio, "none")
     shows(figure, "cache", "0 B")
-    shows(figure, "state", "19.92 MB")
+    shows(figure, "state", "18.35 MB")
     expect(figure.locator(".told")).to_contain_text("No cache")
     control("Start from").select_option("Jamba v0.1, dense MLPs")
     assert said(ratio) == "1 in 8"

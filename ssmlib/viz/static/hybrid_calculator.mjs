@@ -5,7 +5,7 @@ const LAYER = { high: 34, gap: 2 };
 const LAYERS = [8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 96];
 const NONE = 1000; // more than there can be layers
 const EVERY = [1, 2, 3, 4, 6, 8, 12, 16, 32, NONE]; // an attention layer in so many
-const BYTES = { cache: 2, state: 4 }; // of a number
+const BYTES = { cache: 2, conv: 2, state: 4 }; // of a number
 
 // 2^from to 2^to, with so many parts to the octave.
 const octaves = (from, to, parts) => Array.from({ length: (to - from) * parts + 1 }, (_, i) =>
@@ -32,8 +32,8 @@ function work(s, attention, t, past) {
 function count(s, every, context, requests) {
   const attention = Array.from({ length: s.layers }, (_, i) => attends(i, every)).filter(Boolean).length;
   const cache = BYTES.cache * 2 * attention * s.kv_heads * s.head_dim * context * requests;
-  const channels = 2 * s.d_model * (s.state + s.conv - 1);
-  const state = BYTES.state * (s.layers - attention) * channels * requests;
+  const channel = BYTES.state * s.state + BYTES.conv * (s.conv - 1);
+  const state = (s.layers - attention) * 2 * s.d_model * channel * requests;
   return { attention, cache, state, total: cache + state,
     token: work(s, attention, 1, context), prompt: work(s, attention, context, 0) };
 }
@@ -54,7 +54,7 @@ function render({ model, el }) {
   const bars = h("div", { class: "stack", style: "gap: 6px; margin: 14px 0" });
   const told = h("p", { class: "told" });
   const numbers = readout([["attention", "attention layers", "attention"], ["scans", "Mamba layers", "state"],
-    ["cache", "KV cache, two bytes a number", "attention"], ["state", "states, four bytes a number", "state"],
+    ["cache", "KV cache, two bytes a number", "attention"], ["state", "states, four, and inputs held by convolutions, two", "state"],
     ["total", "kept between two tokens"], ["least", "of what attention in every layer keeps"],
     ["token", "work for the next token"], ["prompt", "work for the whole context"],
     ["saved", "of the work with attention in every layer"]]);
