@@ -169,8 +169,9 @@ def best(rows: Iterable[Row]) -> list[Row]:
 
 
 def summary(rows: list[Row]) -> str:
-    """What came out best of each case, beside what was published."""
-    return table(best(rows), COLUMNS)
+    """What came out best of each case, beside what was published: a table for each experiment."""
+    parts = itertools.groupby(best(rows), key=lambda row: row["experiment"])
+    return "\n".join(f"{name}\n{table(list(part), COLUMNS[1:])}" for name, part in parts)
 
 
 def _where(device: torch.device) -> str:
