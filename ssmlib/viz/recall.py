@@ -58,7 +58,7 @@ def recall_pareto(rows: Iterable[Row], test: int = 0, model: int = 0) -> Figure:
         caption=(
             "Point at a model, or step through them by bytes: its state, its answers and their"
             " interval, over how many seeds, at which learning rate of how many tried. Take"
-            " families away and see who then holds the front. Ask about fewer pairs, and the same"
+            " families away and see who then holds the front. Ask about fewer pairs, and smaller"
             " states suffice."
         ),
         draw=partial(_still, models, tests[test], test),
