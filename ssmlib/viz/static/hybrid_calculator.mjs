@@ -54,7 +54,7 @@ function render({ model, el }) {
   const bars = h("div", { class: "stack", style: "gap: 6px; margin: 14px 0" });
   const told = h("p", { class: "told" });
   const numbers = readout([["attention", "attention layers", "attention"], ["scans", "Mamba layers", "state"],
-    ["cache", "KV cache, two bytes a number", "attention"], ["state", "states, four, and inputs held by convolutions, two", "state"],
+    ["cache", "KV cache, two bytes a number", "attention"], ["state", "states, and what convolutions hold", "state"],
     ["total", "kept between two tokens"], ["least", "of what attention in every layer keeps"],
     ["token", "work for the next token"], ["prompt", "work for the whole context"],
     ["saved", "of the work with attention in every layer"]]);
