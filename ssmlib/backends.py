@@ -74,6 +74,9 @@ def call(operator: Callable, *args: Any) -> Any:
             return _function(operator)(*args)
         if operator in _FUNCTIONS:
             return _FUNCTIONS[operator].apply(*args)
+    elif not torch.compiler.is_compiling() and _pushed_forward():
+        told = "gradients by reverse mode, got forward mode (torch.func.jvp or jacfwd)"
+        raise NotImplementedError(f"{operator._qualname}: expected {told}")
     return operator(*args)
 
 
@@ -85,7 +88,8 @@ def alone(args: Iterable[Any]) -> bool:
     """Whether nobody compiles or transforms what is done with these; gradients are no matter."""
     if torch.compiler.is_compiling() or _watched():
         return False
-    return all(type(x) in (Tensor, nn.Parameter) for x in args if isinstance(x, Tensor))
+    tensors = [x for x in args if isinstance(x, Tensor)]
+    return all(type(x) in (Tensor, nn.Parameter) and not x.is_meta for x in tensors)
 
 
 def _watched() -> bool:
@@ -95,3 +99,10 @@ def _watched() -> bool:
         return modes() > 0 or transforms.peek_interpreter_stack() is not None
     except AttributeError:
         return True
+
+
+def _pushed_forward() -> bool:
+    """Whether a transform pushes tangents forward; custom operators would lose them silently."""
+    functorch = torch._C._functorch
+    transforms = functorch.get_interpreter_stack() or []
+    return any(x.key() == functorch.TransformType.Jvp for x in transforms)

@@ -4,6 +4,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssmlib import backends
 from ssmlib.backends import call, differentiable, resolve
+from ssmlib.scan import scan
 
 ON_CPU = torch.zeros(1)
 ALL = {"reference": None, "torch": None, "triton": None}
@@ -95,3 +96,30 @@ def test_an_operator_with_a_gradient_is_left_out_where_nobody_looks_on(seeded):
         assert ("ssmlib_tests::tenfold" in told) == (name == "operator")
         compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
         assert torch.equal(torch.autograd.grad(compiled(x, 10.0).sum(), x)[0], found)
+
+
+def test_an_operator_is_not_left_out_on_the_meta_device(seeded):
+    @torch.library.custom_op("ssmlib_tests::halved", mutates_args=())
+    def halved(x: torch.Tensor) -> torch.Tensor:
+        return x / 2 if x.sum() > 0 else x / -2  # reads a value, as launching a kernel would
+
+    halved.register_fake(torch.empty_like)
+    differentiable(halved, lambda ctx, dy: dy / 2, lambda ctx, inputs, output: None)
+    for x in (torch.ones(3, device="meta"), torch.ones(3, device="meta", requires_grad=True)):
+        assert call(halved, x).is_meta
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # PyTorch's own
+def test_forward_mode_is_refused_where_an_operator_would_lose_its_tangent(seeded):
+    a, x = seeded.uniform(1, 3, 2), seeded.normal(1, 3, 2)
+
+    def of(form):
+        return lambda x: scan(a, x, backend=form)[0]
+
+    assert torch.func.jvp(of("reference"), (x,), (x,))[1].abs().sum() > 0
+    told = "ssmlib::scan: expected gradients by reverse mode, got forward mode"
+    for run in (of("torch"), torch.func.vmap(lambda row: of("torch")(row[None]))):
+        with pytest.raises(NotImplementedError, match=told):
+            torch.func.jvp(run, (x,), (x,))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
+        of("torch")(torch.autograd.forward_ad.make_dual(x, x))
