@@ -75,7 +75,7 @@ def test_a_batch_has_as_many_rows_of_each_setting():
     assert torch.equal(tokens, course.draw(3, 0, "cpu")[0])
     assert not torch.equal(tokens, course.draw(3, 1, "cpu")[0])
     with pytest.raises(ValueError, match="batch: expected a multiple of 3 settings, got 4"):
-        replace(course, batch=4).draw(3, 0, "cpu")
+        replace(course, batch=4)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -453,6 +453,17 @@ def test_the_driver_refuses_what_there_is_not(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["mqar", *wrong, *out])
     told = capsys.readouterr().err
+    for option, value, wanted in (
+        ("--n", "0", "state_size: expected a whole number >= 1, got 0"),
+        ("--d", "0", "d_model: expected a whole number >= 1, got 0"),
+        ("--lr", "nan", "lr: expected a finite number >= 0, got nan"),
+        ("--seeds", "0", "seeds: expected a whole number >= 1, got 0"),
+        ("--steps", "0", "steps: expected a whole number >= 1, got 0"),
+        ("--batch", "0", "batch: expected a whole number >= 1, got 0"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["mqar", "--mixer", "mamba2", option, value, *out])
+        assert wanted in capsys.readouterr().err
     assert "course: expected one of 16, got '5'" in told
     assert "s4d:" in told
     assert "expected --mixer beside --n, --d, got none" in told

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssmlib.model import ModelConfig
 from ssmlib.recall import TASKS
+from ssmlib.shapes import check_number
 from ssmlib.train import seed_of
 
 Setting = Mapping[str, Any]
@@ -38,13 +39,18 @@ class Course:
     sequences: int = 512
     schedule: str = "cosine"
 
+    def __post_init__(self):
+        """Raise ValueError for numbers that train nothing."""
+        check_number(low=1, whole=True, steps=self.steps, batch=self.batch, seeds=self.seeds)
+        for lr in self.lrs:
+            check_number(low=0, lr=lr)
+        if self.batch % len(self.trained):
+            told = f"a multiple of {len(self.trained)} settings"
+            raise ValueError(f"batch: expected {told}, got {self.batch}")
+
     def draw(self, count: int, seed: int, device: str | torch.device) -> tuple[Tensor, Tensor]:
         """`count` batches: tokens and targets, both (count b t)."""
-        share, rest = divmod(self.batch, len(self.trained))
-        if rest:
-            raise ValueError(
-                f"batch: expected a multiple of {len(self.trained)} settings, got {self.batch}"
-            )
+        share = self.batch // len(self.trained)
         drawn = [
             TASKS[self.task].draw(
                 batch=count * share, seed=seed_of(seed, i), device=device, **setting

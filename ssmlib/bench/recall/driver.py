@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from ssmlib.bench import recall as lab
 from ssmlib.bench.ledger import Ledger
 from ssmlib.bench.recall import OutOfTime
@@ -85,7 +87,7 @@ def chosen(experiment: Experiment, args: argparse.Namespace) -> list[Case]:
     """The experiment's cells, or the one that the options describe, with the course's changes."""
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     if args.mixer is None:
-        described = [f"--{name}" for name in (*options, *(["d"] if args.d else []))]
+        described = [f"--{name}" for name in (*options, *(["d"] if args.d is not None else []))]
         if described:
             raise ValueError(f"expected --mixer beside {', '.join(described)}, got none")
         cases = list(experiment.cases())
@@ -95,8 +97,12 @@ def chosen(experiment: Experiment, args: argparse.Namespace) -> list[Case]:
     else:
         course = next(iter(experiment.courses)) if args.course is None else args.course
         widths = [d for _, mixer, d, _ in experiment.cells if mixer == args.mixer]
-        d = args.d or (widths[0] if widths else experiment.cells[0][2])
-        cases = [experiment.case(course, args.mixer, d, **options)]
+        usual = widths[0] if widths else experiment.cells[0][2]
+        cases = [
+            experiment.case(course, args.mixer, usual if args.d is None else args.d, **options)
+        ]
+        with torch.device("meta"):
+            cases[0].model.build()  # raises ValueError for sizes that no layer can have
     changes = {"steps": args.steps, "seeds": args.seeds, "batch": args.batch}
     changes = {name: value for name, value in changes.items() if value is not None}
     if args.lr:
