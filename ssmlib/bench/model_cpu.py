@@ -16,7 +16,7 @@ from ssmlib.bench.cpu import two_cores
 from ssmlib.bench.table import Row, collect, number, table, text
 from ssmlib.bench.timing import measure
 from ssmlib.bench.twins import twin_of
-from ssmlib.generate import arrange, generate
+from ssmlib.generate import generate
 from ssmlib.mixers.mamba import MambaConfig
 from ssmlib.model import LanguageModel, ModelConfig
 
@@ -121,6 +121,4 @@ def makers(shape: Shape) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def _ours(model: LanguageModel, shape: Shape) -> Callable[[Tensor], Tensor]:
-    """As `from_pretrained` gives a model on a CPU: with its matrices laid out by columns."""
-    arrange(model)
     return lambda prompt: generate(model, prompt, shape.new)

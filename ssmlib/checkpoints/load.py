@@ -11,7 +11,6 @@ from ssmlib.checkpoints.architectures import ARCHITECTURES, STATE_SPACES
 from ssmlib.checkpoints.fields import Fields
 from ssmlib.checkpoints.folder import DTYPES, Tensors, read_json
 from ssmlib.checkpoints.names import Source, fetch, names_of, sizes
-from ssmlib.generate import arrange
 from ssmlib.model import LanguageModel, ModelConfig
 
 IGNORED = (".rotary_emb.inv_freq",)  # computed here, kept in folders of old
@@ -34,8 +33,7 @@ def from_pretrained(
 
     folder: config.json, and model.safetensors or pytorch_model.bin, in one file or several; nothing
     is fetched, and no code of it runs. device: None for the CPU. dtype: of all parameters; None for
-    the one that the tensors have. The model comes in evaluation mode, on a CPU with its matrices
-    laid out for decoding, see `ssmlib.generate.arrange`.
+    the one that the tensors have. The model comes in evaluation mode.
     Raises FileNotFoundError for what is not there, and ValueError, with the name of what is wrong,
     for an architecture that is not in `ARCHITECTURES`, a folder that asks for code of its own,
     quantised weights, a damaged file, entries of the config that cannot be computed here, tensors
@@ -55,8 +53,6 @@ def from_pretrained(
         x = fetch(source, tensors.__getitem__).to(device or "cpu", dtype, copy=True)
         _put(model, place.places, x)
     _check_copies(wanted, chosen, tensors)
-    if torch.device(device or "cpu").type == "cpu":
-        arrange(model)
     return model.eval()
 
 

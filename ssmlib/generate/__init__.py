@@ -7,14 +7,12 @@ attention both grow with it. `state_bytes` says how much is kept.
     stream     the same, token by token as they come
     prefill    read a prompt in pieces, and keep the last logits and the state
     sample     draw from logits
-    arrange    lay weights out as a CPU reads them fastest, one row at a time
 
 On a GPU the step is captured once and replayed, see `ssmlib.generate.step`. On the command line,
 `python -m ssmlib.generate FOLDER "prompt"` continues a prompt with a checkpoint's model.
 """
 
 from ssmlib.generate.drawing import sample
-from ssmlib.generate.layout import arrange
 from ssmlib.generate.loop import generate, prefill, state_bytes, stream
 
-__all__ = ["arrange", "generate", "prefill", "sample", "state_bytes", "stream"]
+__all__ = ["generate", "prefill", "sample", "state_bytes", "stream"]

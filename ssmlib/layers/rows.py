@@ -19,7 +19,9 @@ from ssmlib.shapes import check
 
 MOST = 2  # rows of a GPU; from there on a library's product is as fast
 MOST_OF_CPU = 64
-ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # what compiled models call
+ONEDNN = None
+if torch.backends.mkldnn.is_available():
+    ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # what compiled models call
 WORTH = 2**18  # numbers in a matrix, from which oneDNN's product is the faster
 WIDEST = 8192  # inputs that a program holds
 
@@ -67,8 +69,8 @@ def project(
     added = linear.bias if bias else None
     check(x=(x, f"b {linear.in_features}"), past=(past, f"b {linear.out_features}"))
     c = convolution
-    fits = x.dtype == linear.weight.dtype and linear.in_features <= WIDEST
-    if backend == "auto" and not (few(x) and fits):
+    quick = few(x) and x.dtype == linear.weight.dtype
+    if backend == "auto" and not (quick and x.is_cuda and linear.in_features <= WIDEST):
         backend = "torch"
     if resolve(backend, x, available=("torch", "triton")) == "triton":
         options = (None, 0.0, 0.0) if norm is None else (norm.weight, norm.eps, norm.offset)
@@ -76,7 +78,11 @@ def project(
         if c is None:
             return call(by_kernel, *args, past)
         return call(by_kernel_, *args, past, c.weight, c.bias, c.state, c.first)
-    y = _product(x if norm is None else norm(x), linear.weight, added)
+    x, weight = x if norm is None else norm(x), linear.weight
+    if quick and x.device.type == "cpu" and weight.numel() >= WORTH and weight.is_contiguous():
+        y = ONEDNN(x.contiguous(), weight, added, "none", [], "")
+    else:
+        y = F.linear(x, weight, added)
     y = y if past is None else past + y
     if c is not None:
         part = y[:, c.first : c.first + len(c.weight)]
@@ -85,8 +91,8 @@ def project(
 
 
 def product(x: Tensor, linear: nn.Linear, bias: bool = True) -> Tensor:
-    """linear(x) of x (b t i); one token of few rows goes by `project`."""
-    if x.shape[1] == 1 and few(x):
+    """linear(x) of x (b t i); one token goes by `project`."""
+    if x.shape[1] == 1:
         return project(x[:, 0], linear, bias=bias)[:, None]
     return F.linear(x, linear.weight, linear.bias if bias else None)
 
@@ -100,14 +106,6 @@ def few(x: Tensor) -> bool:
         fits = x.dtype == torch.float32 and len(x) <= MOST_OF_CPU
         return fits and ONEDNN is not None
     return x.is_cuda and HAS_TRITON and len(x) <= MOST and x.dtype != torch.float64
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.linear of x (b i)."""
-    large = weight.numel() >= WORTH and weight.is_contiguous() and weight.dtype == x.dtype
-    if large and not x.is_cuda and few(x):
-        return ONEDNN(x.contiguous(), weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
 
 
 @torch.library.custom_op("ssmlib::project", mutates_args=())
