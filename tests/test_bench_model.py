@@ -124,3 +124,8 @@ def test_a_quick_run_on_the_cpu_makes_the_tokens_of_transformers():
     assert verdict.aim.least == 2.0
     assert verdict.times == theirs["seconds"] / ours["seconds"]
     assert "ssmlib" in model_cpu.summary([theirs, ours])
+
+
+def test_the_record_of_a_cpu_is_as_the_log_has_it():
+    theirs, ours = load_record("model_cpu").rows
+    assert 1.7 < ours["tokens_per_s"] / theirs["tokens_per_s"] < 1.8
