@@ -51,6 +51,20 @@ def resolve(
     return backend
 
 
+def default_device(device: str | torch.device | None = None) -> torch.device:
+    """The device, or CUDA if there is one, or the CPU. Raises ValueError on any other kind."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        chosen = torch.device(("cuda" if gpus else "cpu") if device is None else device)
+    except (RuntimeError, TypeError):  # so torch refuses a name that it does not know
+        chosen = None
+    if chosen is None or chosen.type not in ("cuda", "cpu"):
+        raise ValueError(f"device: expected 'cuda' or 'cpu', got {str(device)!r}")
+    if chosen.type == "cuda" and (chosen.index or 0) >= gpus:
+        raise ValueError(f"device: expected one of the {gpus} CUDA GPUs here, got {str(device)!r}")
+    return chosen
+
+
 def differentiable(operator: Callable, backward: Callable, keep: Callable) -> None:
     """Give a custom operator its gradient, and `call` a way to it that leaves the operator out.
 
@@ -103,6 +117,9 @@ def _watched() -> bool:
 
 def _pushed_forward() -> bool:
     """Whether a transform pushes tangents forward; custom operators would lose them silently."""
-    functorch = torch._C._functorch
-    transforms = functorch.get_interpreter_stack() or []
-    return any(x.key() == functorch.TransformType.Jvp for x in transforms)
+    try:
+        functorch = torch._C._functorch
+        transforms, pushes = functorch.get_interpreter_stack(), functorch.TransformType.Jvp
+    except AttributeError:
+        return False
+    return any(x.key() == pushes for x in transforms or ())

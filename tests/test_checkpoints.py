@@ -227,6 +227,10 @@ def test_dtype_and_device_are_asked_for(mamba):
     model = from_pretrained(mamba, device="cpu")
     assert {p.dtype for p in model.parameters()} == {torch.float16}
     assert {p.device.type for p in model.parameters()} == {"cpu"}
+    for asked in ({"device": "cudda"}, {"device": "cuda:99"}, {"dtype": "float32"}):
+        (name,) = asked
+        with pytest.raises(ValueError, match=f"^{name}: expected .*, got '{asked[name]}'"):
+            from_pretrained(mamba, **asked)
 
 
 def original(mamba, tmp_path, **entries):

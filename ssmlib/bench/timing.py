@@ -17,6 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ssmlib.backends import default_device
 from ssmlib.shapes import check_number
 
 FLUSH_BYTES = 2**30
@@ -132,20 +133,6 @@ def ceilings(
     product = measure(lambda: a @ b, time_s=time_s, device=device)
     name = str(dtype).removeprefix("torch.")
     return Ceilings(2 * n_bytes / copy.median, 2 * side**3 / product.median, name)
-
-
-def default_device(device: str | torch.device | None = None) -> torch.device:
-    """The device, or CUDA if there is one, or the CPU. Raises ValueError on any other kind."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    try:
-        chosen = torch.device(("cuda" if gpus else "cpu") if device is None else device)
-    except (RuntimeError, TypeError):  # so torch refuses a name that it does not know
-        chosen = None
-    if chosen is None or chosen.type not in ("cuda", "cpu"):
-        raise ValueError(f"device: expected 'cuda' or 'cpu', got {str(device)!r}")
-    if chosen.type == "cuda" and (chosen.index or 0) >= gpus:
-        raise ValueError(f"device: expected one of the {gpus} CUDA GPUs here, got {str(device)!r}")
-    return chosen
 
 
 def working_dtype(device: torch.device) -> torch.dtype:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssmlib.backends import default_device
 from ssmlib.checkpoints.architecture import Architecture, settled
 from ssmlib.checkpoints.architectures import ARCHITECTURES, STATE_SPACES
 from ssmlib.checkpoints.fields import Fields
@@ -35,25 +36,35 @@ def from_pretrained(
     is fetched, and no code of it runs. device: None for the CPU. dtype: of all parameters; None for
     the one that the tensors have. The model comes in evaluation mode.
     Raises FileNotFoundError for what is not there, and ValueError, with the name of what is wrong,
-    for an architecture that is not in `ARCHITECTURES`, a folder that asks for code of its own,
-    quantised weights, a damaged file, entries of the config that cannot be computed here, tensors
-    that are missing, left over, of another shape, or, without dtype, of more than one dtype.
+    for a device that there is not, an architecture that is not in `ARCHITECTURES`, a folder that
+    asks for code of its own, quantised weights, a damaged file, entries of the config that cannot
+    be computed here, tensors that are missing, left over, of another shape, or, without dtype, of
+    more than one dtype.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"folder: expected a local folder, got {str(folder)!r}")
     architecture, config = read_config(folder)
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype: expected a floating point dtype, got {dtype}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype: expected a floating point dtype, got {dtype!r}")
+    device = _device(device)
     with torch.device("meta"):
         model = config.build()
     tensors, wanted = Tensors(folder), parameters(model, architecture)
     chosen = _check(wanted, tensors, dtype)
     for place, source in zip(wanted, chosen, strict=True):
-        x = fetch(source, tensors.__getitem__).to(device or "cpu", dtype, copy=True)
+        x = fetch(source, tensors.__getitem__).to(device, dtype, copy=True)
         _put(model, place.places, x)
     _check_copies(wanted, chosen, tensors)
     return model.eval()
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        chosen = torch.device("cpu" if device is None else device)
+    except (RuntimeError, TypeError):  # so torch refuses a name that it does not know
+        raise ValueError(f"device: expected the name of a device, got {device!r}") from None
+    return default_device(chosen) if chosen.type == "cuda" else chosen
 
 
 def read_config(folder: Path) -> tuple[Architecture, ModelConfig]:
