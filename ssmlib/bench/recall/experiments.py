@@ -207,12 +207,12 @@ _FULL = (
         vocab=256,
         steps=2000,
         lrs=(3e-3, 1e-2, 1e-3),
-        attention=(3e-3, 1e-3, 5e-4),
+        attention=(3e-3, 1e-3, 5e-4, 2e-4),
     )
     | _of_copying(30, 64, steps=6000, lrs=(3e-3, 1e-3, 1e-2), solved=0.998)
     | _of_lookup(64, longest=30, given=3, answer=5, steps=4000, lrs=(3e-3, 1e-3, 1e-2))
     | _of_joint((4, 8), (4, 8), 64, (2e-3, 5e-3, 1e-3, 5e-4), steps=6000, lrs=(5e-3, 2e-3))
-    | _of_passkey(256, (1, 2, 4, 8), 64, steps=2500, lrs=(3e-3, 1e-3), solved=inf)
+    | _of_passkey(256, (1, 2, 4, 8), 64, steps=10000, lrs=(3e-3, 1e-3), solved=inf)
 )
 _FEW = {"batch": 48, "sequences": 256}
 _SMALL = (
