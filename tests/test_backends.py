@@ -109,7 +109,6 @@ def test_an_operator_is_not_left_out_on_the_meta_device(seeded):
         assert call(halved, x).is_meta
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # PyTorch's own
 def test_forward_mode_is_refused_where_an_operator_would_lose_its_tangent(seeded):
     a, x = seeded.uniform(1, 3, 2), seeded.normal(1, 3, 2)
 
