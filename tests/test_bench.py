@@ -144,6 +144,14 @@ def test_the_provenance_is_one_line_without_what_does_not_exist():
     assert "commit 0123456 (modified)" in here.line
 
 
+def test_the_line_counts_rows_of_another_device():
+    rows = [{"n": 1}, {"n": 2, "device": "NVIDIA H200"}, {"n": 3, "device": "NVIDIA L4"}]
+    source = dict.fromkeys(KEYS) | {"device": "NVIDIA H200"}
+    line = bench.Record("recall", rows, source).line
+    assert line.startswith("NVIDIA H200 (1 of 3 rows NVIDIA L4) · ")
+    assert bench.Record("recall", rows[:2], source).line.startswith("NVIDIA H200 · ")
+
+
 def test_a_nan_is_written_as_null_with_a_status(tmp_path):
     rows = [{"a": float("nan"), "status": "ok"}, {"a": float("nan"), "status": "out of memory"}]
     bench.record("x", rows, COMMAND, tmp_path)

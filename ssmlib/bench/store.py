@@ -12,6 +12,7 @@ import numbers
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -146,12 +147,19 @@ def records(folder: str | Path | None = None) -> list[str]:
 
 
 def provenance_line(record: Record) -> str:
-    """One line for under a figure: device, driver, versions, date, commit, command."""
+    """One line for under a figure: device, driver, versions, date, commit, command.
+
+    A suite that was continued on another device has rows that name theirs: how many, and which.
+    """
     p = record.provenance
+    others = Counter(row.get("device") or p["device"] for row in record.rows)
+    others.pop(p["device"], None)
+    named = [f"{count:,} of {len(record.rows):,} rows {x}" for x, count in sorted(others.items())]
+    device = f"{p['device']} ({', '.join(named)})" if named else p["device"]
     versions = [f"{key} {p[key]}" for key in ("torch", "triton", "ssmlib", "python") if p[key]]
     driver = [f"driver {p['driver']}"] if p["driver"] else []
     commit = [f"commit {p['commit'][:7]}{' (modified)' * bool(p['dirty'])}"] if p["commit"] else []
-    parts = [p["device"], *driver, *versions, str(p["date"])[:10], *commit, p["command"]]
+    parts = [device, *driver, *versions, str(p["date"])[:10], *commit, p["command"]]
     parts += ["partial: it was cut short"] * bool(p.get("partial"))
     return " · ".join(str(part) for part in parts)
 
