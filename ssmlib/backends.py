@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
+_BATCHED = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda x: False)
 _FUNCTIONS: dict[Callable, type[torch.autograd.Function]] = {}  # of operators with a gradient
 
 
@@ -103,7 +104,8 @@ def alone(args: Iterable[Any]) -> bool:
     if torch.compiler.is_compiling() or _watched():
         return False
     tensors = [x for x in args if isinstance(x, Tensor)]
-    return all(type(x) in (Tensor, nn.Parameter) and not x.is_meta for x in tensors)
+    plain = all(type(x) in (Tensor, nn.Parameter) and not x.is_meta for x in tensors)
+    return plain and not any(map(_BATCHED, tensors))
 
 
 def _watched() -> bool:

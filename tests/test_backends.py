@@ -1,9 +1,11 @@
 import pytest
 import torch
+from agreement import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssmlib import backends
 from ssmlib.backends import call, differentiable, resolve
+from ssmlib.convolution import causal_conv1d
 from ssmlib.scan import scan
 
 ON_CPU = torch.zeros(1)
@@ -107,6 +109,16 @@ def test_an_operator_is_not_left_out_on_the_meta_device(seeded):
     differentiable(halved, lambda ctx, dy: dy / 2, lambda ctx, inputs, output: None)
     for x in (torch.ones(3, device="meta"), torch.ones(3, device="meta", requires_grad=True)):
         assert call(halved, x).is_meta
+
+
+def test_many_gradients_in_one_backward_pass(seeded):
+    a, x, w = seeded.uniform(1, 5, 2), seeded.normal(1, 5, 2), seeded.normal(2, 4)
+    a.requires_grad_(True)
+    for y, leaf in ((scan(a, x)[0], a), (causal_conv1d(a, w)[0], a)):
+        dy = seeded.normal(3, *y.shape)
+        (found,) = torch.autograd.grad(y, leaf, dy, is_grads_batched=True, retain_graph=True)
+        alone = [torch.autograd.grad(y, leaf, one, retain_graph=True)[0] for one in dy]
+        assert_close(found, torch.stack(alone))
 
 
 def test_forward_mode_is_refused_where_an_operator_would_lose_its_tangent(seeded):
