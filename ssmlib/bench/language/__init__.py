@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from ssmlib.bench.language.learn import FULL, TINY, learn_rows
+from ssmlib.bench.language.learn import FULL, TINY, chosen, learn_rows
 from ssmlib.bench.language.step import step_rows
 from ssmlib.bench.ledger import Ledger, Row
 from ssmlib.bench.provenance import provenance
 from ssmlib.bench.table import number, table, text
 from ssmlib.bench.timing import default_device
 
-__all__ = ["learn_rows", "run", "step_rows", "summary"]
+__all__ = ["chosen", "learn_rows", "run", "step_rows", "summary"]
 
 COLUMNS = (
     ("", 10, text("row")),

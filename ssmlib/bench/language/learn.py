@@ -94,6 +94,18 @@ def learn_rows(size: Size, ledger: Ledger, device: torch.device) -> Iterator[Row
             yield from cell(best, seed)
 
 
+def chosen(rows: list[Row]) -> dict[str, list[Row]]:
+    """By model: the held-out rows of its seeds, at the rate and steps that were best for seed 0."""
+    held_out = [row for row in rows if row["row"] == "held_out"]
+    made = {}
+    for name in dict.fromkeys(row["model"] for row in held_out):
+        mine = [row for row in held_out if row["model"] == name]
+        best = min((row for row in mine if row["seed"] == 0), key=lambda row: _bits([row]))
+        how = (best["lr"], best["steps"])
+        made[name] = [row for row in mine if (row["lr"], row["steps"]) == how]
+    return made
+
+
 def _bits(rows: list[Row]) -> float:
     held_out = next(row for row in rows if row["row"] == "held_out")
     return math.inf if held_out["bits"] is None else held_out["bits"]
