@@ -360,8 +360,8 @@ def test_claims_have_their_verdicts():
     found = {v.claim: (v.ours, v.met) for v in verdicts(rows) if v.met is not None}
     assert found == {
         "attention answers .99 in every cell of mqar": (0.995, True),
-        "what is time invariant rises with width": (pytest.approx(2 / 3), False),
-        "and falls with length": (1.0, True),
+        "S4D and H3 rise with width": (pytest.approx(2 / 3), False),
+        "and fall with length": (1.0, True),
         "Mamba-2: recall rises with bytes of state, Spearman > .9": (pytest.approx(0.5), False),
         "Mamba-2 answers .9 with n = 256 where n = 16 has .65": (0.93, True),
         "copying takes Mamba ten times attention's samples": (11.25, True),
