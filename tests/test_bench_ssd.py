@@ -197,12 +197,8 @@ def test_a_model_of_other_weights_is_wrong(monkeypatch):
     assert [row["status"][:5] for row in ssd_cpu.rows(quick=True)] == ["ok", "ok", "wrong"]
 
 
-def test_here_measures_the_comparisons_on_any_machine(monkeypatch):
-    monkeypatch.setattr(here, "LAPTOP", compare.QUICK)
-    monkeypatch.setattr(here, "BLOCK", block.TINY)
-    threads = torch.get_num_threads()
-    top, *rows = here.here("cpu")
-    assert torch.get_num_threads() == threads
+def test_here_measures_the_comparisons():
+    top, *rows = here.here("cpu", compare.QUICK, block.TINY)
     assert top["experiment"] == "ceilings"
     assert {row["status"] for row in rows} == {"ok"}
     assert {row["pass"] for row in rows if row["experiment"] == "crossover"} == {"forward+backward"}
