@@ -134,6 +134,57 @@ def test_best_and_the_first_layers_share():
         hybrid.share_of_the_first([row(0, 1.0), row(1, 2.0)])
 
 
+def test_the_records_are_as_chapter_8_and_the_log_have_them():
+    """1,000 updates and 3,000: what the first layer brings, and where; text, which needs none."""
+    made = {}
+    for name in ("hybrid", "hybrid_long"):
+        rows = store.load_record(name).rows
+        assert {row["status"] for row in rows} == {"ok"}
+        kept = hybrid.best(rows)
+        assert len(kept) == 14
+        assert {r["seeds"] for r in kept} == {3}
+        made[name] = {(r["attention"], r["place"], r["positions"]): r for r in kept}
+        share = hybrid.share_of_the_first(kept)
+        assert round(share, 2) == {"hybrid": 0.24, "hybrid_long": 1.0}[name]
+    found = {key[:2]: r for key, r in made["hybrid_long"].items() if key[2] == "none"}
+    recall, copied, loss, text = (
+        {key: row[what] for key, row in found.items()}
+        for what in ("recall_accuracy", "copy_accuracy", "loss", "text_loss")
+    )
+    none, one = (0, "spread"), (1, "spread")
+    assert round(recall[none], 2) == 0.83
+    assert round(copied[none], 2) == 0.24
+    assert round(copied[1, "last"], 1) == 0.5
+    assert min(recall[one], copied[one]) > 0.999
+    assert min(loss.values()) > loss[one] - 0.002
+    for key, value in loss.items():
+        if key[1] == "first":
+            assert value > loss[none]
+            assert recall[key] < recall[none]
+        elif key[0] in (2, 4):
+            assert value < loss[one] + 0.03
+    every = [r for key, r in made["hybrid_long"].items() if key[0] == 8]
+    assert max(r["recall_accuracy"] for r in every) < 0.2
+    few = [value for key, value in text.items() if key[0] < 8]
+    assert text[none] - 0.001 < min(few) < max(few) < min(few) + 0.02
+    assert min(r["text_loss"] for r in every) > max(few)
+
+
+def test_seeds_of_the_records_are_as_chapter_8_and_the_log_have_them():
+    def recalls(name, attention, lr):
+        return sorted(
+            row["recall_accuracy"]
+            for row in store.load_record(name).rows
+            if (row["attention"], row["place"], row["lr"]) == (attention, "spread", lr)
+        )
+
+    assert [round(x, 2) for x in recalls("hybrid_long", 0, 2e-3)] == [0.57, 0.93, 1.0]
+    assert recalls("hybrid_long", 1, 7e-4)[0] > 0.999
+    least, middle, most = recalls("hybrid", 1, 1e-3)
+    assert least < middle < 0.15 < 0.99 < most
+    assert max(recalls("hybrid", 0, 3e-3)) < 0.1
+
+
 def test_published_numbers_say_that_the_first_layer_gains_most():
     gain = MAMBA2[0] - min(MAMBA2.values())
     assert (MAMBA2[0] - MAMBA2[1]) / gain > 0.6

@@ -163,7 +163,7 @@ def draw_ratio(ax: "Axes", rows: Iterable[Mapping[str, Any]]) -> None:
             ax.plot(row["attention"], row["loss"], "s", color=COLOUR["attention"], label="rotary")
     ax.set_xticks(sorted({row["attention"] for row in rows}))
     ax.set(xlabel="attention layers", ylabel="mean loss")
-    ax.legend()
+    ax.legend(loc="lower right")
 
 
 def draw_speed(axes: "Sequence[Axes]", rows: Iterable[Mapping[str, Any]]) -> None:

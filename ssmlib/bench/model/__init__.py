@@ -22,29 +22,11 @@ import torch
 from ssmlib.bench.cell import ceiling_row
 from ssmlib.bench.model import decode, peers, prefill
 from ssmlib.bench.model.shapes import FULL, QUICK, Sizes, build, configs, without_groups
-from ssmlib.bench.table import Row, collect, number, table, text
+from ssmlib.bench.model.tables import COLUMNS, by_batch, by_length, largest, summary
+from ssmlib.bench.table import Row, collect
 from ssmlib.bench.timing import ceilings, default_device, release
 
-COLUMNS = (
-    ("", 10, text("experiment")),
-    ("", 24, text("provider")),
-    ("b", 5, text("b")),
-    ("n", 8, text("n")),
-    ("ms", 10, number("seconds", 1e3)),
-    ("floor ms", 10, number("floor_seconds", 1e3)),
-    ("by", 6, text("bound")),
-    ("tokens/s", 10, number("tokens_per_s", form=".0f")),
-    ("with prompt", 11, number("total_tokens_per_s", form=".0f")),
-    ("state MB", 9, number("state_bytes", 1e-6, ".1f")),
-    ("peak MB", 9, number("peak_bytes", 1e-6, ".0f")),
-    ("", 0, lambda row: "" if row["status"] == "ok" else str(row["status"])),
-)
-STEPS = (
-    *COLUMNS[1:3],
-    COLUMNS[4],
-    ("of floor", 8, lambda row: f"{row['floor_seconds'] / row['seconds']:.0%}"),
-    *COLUMNS[7:9],
-)
+__all__ = ["Plan", "by_batch", "by_length", "largest", "run", "summary"]
 
 
 class Plan(NamedTuple):
@@ -86,20 +68,6 @@ def run(
     """
     device = default_device(device)
     return collect(_rows(SMALL if quick else WHOLE, device, quick), COLUMNS, progress, save)
-
-
-def summary(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table, under the ceilings."""
-    top, *others = rows
-    copy, product = top["copy_bytes_per_s"] / 1e12, top["matmul_flops_per_s"] / 1e12
-    head = f"copy {copy:.3f} TB/s, {top['dtype']} matrix product {product:.1f} TFLOP/s"
-    return f"{head}\n{table(others, COLUMNS)}"
-
-
-def steps(rows: list[dict[str, Any]]) -> str:
-    """The rows of one more token after 2K others, by batch: time, share of the floor's speed."""
-    kept = (row for row in rows if row["experiment"] == "throughput" and row["status"] == "ok")
-    return table(list(kept), STEPS)
 
 
 def _rows(plan: Plan, device: torch.device, quick: bool) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ssmlib.attention import KVCache
+from ssmlib.attention import KVCache, RingCache
 from ssmlib.bench.model.prefill import PIECE
 from ssmlib.bench.model.shapes import step_flops, weights
 from ssmlib.bench.timing import Ceilings, measure, release
@@ -65,19 +65,19 @@ def step_row(
 ) -> dict[str, Any]:
     """One row: a step of b sequences, each with n tokens behind it.
 
-    Counted at the least: every weight read, and the state, of which all but keys and values is
-    written as well. state_bytes: what is held, with room for ROOM more tokens.
+    Counted at the least: every weight read, cache_bytes of keys and values, and what else is in the
+    state, which is written as well. state_bytes: what is held, with room for ROOM more tokens.
     """
     parameters, moved = weights(model)
     row = {"experiment": experiment, "provider": name, "b": b, "n": n, "parameters": parameters}
     try:
         release(device)
         state, cached = place(model, b, n, device)
-        moved += 2 * state_bytes(state) - cached
+        moved += cached + 2 * state_bytes([s for s in state if not isinstance(s, RingCache)])
         flops = step_flops(model, b, n)
         floor, bound = top.floor(flops, moved)
         row |= {"flops": flops, "bytes": moved, "floor_seconds": floor, "bound": bound}
-        row |= {"state_bytes": state_bytes(state)}
+        row |= {"state_bytes": state_bytes(state), "cache_bytes": cached}
         step = make_step(model, state, device, GREEDY)
         token = torch.zeros(b, dtype=torch.long, device=device)
         uniform = torch.zeros(b, device=device)
