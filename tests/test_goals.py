@@ -46,6 +46,16 @@ def test_a_goal_in_shares_is_measured_by_the_floor(experiment, which, goal):
     assert f"| {goal:.0%} met |" in markdown(made)
 
 
+def test_a_share_just_below_its_goal_does_not_look_like_it():
+    made = verdicts(
+        [row("decode", "step", 1e-3 / share, shape=(32, 64, 1)) for share in (0.797, 0.803)]
+    )
+    assert [v.met for v in made] == [False, True]
+    missed, met = markdown(made).splitlines()[2:4]
+    assert "| 79.7% |" in missed
+    assert "| 80% |" in met
+
+
 def test_rows_without_a_goal_or_a_time_decide_nothing():
     alone = row("decode", "step", 1e-3, shape=(1, 4096, 1))
     failed = row("linear scan", "forward", None)

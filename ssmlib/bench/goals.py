@@ -147,10 +147,17 @@ def _line(verdict: Verdict) -> str:
         f"{row['b']} · {row['d']:,} · {row['n']:,}",
         f"{row['seconds'] * 1e3:.3g}",
         "–" if share is None else f"{row['floor_seconds'] * 1e3:.3g} {row['bound']}",
-        "–" if share is None else f"{share:.0%}",
+        "–" if share is None else _reached(verdict),
         "–" if not peers else f"{min(peer['seconds'] for peer in peers) * 1e3:.3g}",
         "–" if verdict.times is None else f"{verdict.times:.2f}",
         "–" if verdict.memory is None else f"{verdict.memory:.2f}",
         f"{asked} {told}".strip(),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _reached(verdict: Verdict) -> str:
+    """The share of the floor; with a decimal where it would look like the goal that it misses."""
+    shown, aim = f"{verdict.share:.0%}", verdict.aim
+    looks = aim.kind == "share" and aim.least is not None and shown == f"{aim.least:.0%}"
+    return f"{verdict.share:.1%}" if looks and not verdict.met else shown
