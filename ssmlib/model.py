@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlib.layers import MixerConfig, NormConfig, Residual, hold, layers_of
-from ssmlib.layers.rows import project
+from ssmlib.layers.rows import product, project
 from ssmlib.shapes import check, check_number
 
 __all__ = [
@@ -185,7 +185,7 @@ class LanguageModel(nn.Module):
         return x if scale == 1 else x * scale
 
     def _logits(self, y: Tensor) -> Tensor:
-        return self._capped(self.lm_head(y))
+        return self._capped(product(y, self.lm_head))
 
     def _capped(self, logits: Tensor) -> Tensor:
         cap = self.config.logit_cap

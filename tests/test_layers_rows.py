@@ -11,7 +11,7 @@ from torch import nn
 from uninterpreted import uninterpreted
 
 from ssmlib.layers import MLPConfig, NormConfig, Residual, RMSNorm, residual, rows
-from ssmlib.layers.rows import Convolution, by_kernel, by_kernel_, few, project
+from ssmlib.layers.rows import Convolution, by_kernel, by_kernel_, few, product, project
 from ssmlib.mixers.attention import AttentionConfig
 from ssmlib.mixers.mamba import MambaConfig
 from ssmlib.mixers.mamba2 import Mamba2Config
@@ -141,7 +141,7 @@ def test_where_gradients_are_wanted_it_is_not_for():
     assert not few(x)  # gradients are on
     with torch.no_grad():
         assert few(x)
-        assert not few(x.expand((rows.MOST if x.is_cuda else rows.MOST_OF_CPU) + 1, 3))
+        assert few(x.expand(rows.MOST + 1, 3)) == (not x.is_cuda)
         assert not few(x.double())
         assert not torch.compile(few, backend="eager")(x)
         with torch.autocast(DEVICE, torch.bfloat16):
@@ -151,15 +151,37 @@ def test_where_gradients_are_wanted_it_is_not_for():
 @pytest.mark.parametrize("b", [1, 3, 64])
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_large_product_on_a_cpu(b, bias, seeded, monkeypatch):
-    ran, product = [], rows.ONEDNN
-    monkeypatch.setattr(rows, "ONEDNN", lambda *args: ran.append(args) or product(*args))
+    ran, onednn = [], rows.ONEDNN
+    monkeypatch.setattr(rows, "ONEDNN", lambda *args: ran.append(args) or onednn(*args))
     x, layer = seeded.normal(b, 2 * 300).float(), nn.Linear(300, 1000, bias)
     with torch.no_grad():
         for rows_of_x in (x[:, :300], x[:, ::2]):
             got = project(rows_of_x, layer)
             assert_close(got, layer.double()(rows_of_x.double()), 1e-6)
             layer.float()
-    assert len(ran) == 2
+        tokens = x.view(b, 2, 300)
+        assert_close(product(tokens, layer), layer.double()(tokens.double()), 1e-6)
+        layer.float()
+    assert len(ran) == 3
+
+
+@pytest.mark.parametrize("t", [1, 70])
+def test_a_layer_with_hooks_or_of_another_class_is_called(t, seeded):
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    x, seen = seeded.normal(2, t, 300).float(), []
+    bare, hooked, other = nn.Linear(300, 1000), nn.Linear(300, 1000), Doubled(300, 1000)
+    for layer in (hooked, other):
+        layer.load_state_dict(bare.state_dict())
+    hooked.register_forward_hook(lambda *given: seen.append(given))
+    with torch.no_grad():
+        want = bare(x)
+        assert_close(product(x, bare), want, 1e-5)
+        assert_close(product(x, hooked), want, 1e-5)
+        assert_close(product(x, other), 2 * want, 1e-5)
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmlib.layers.norm import RMSNorm
-from ssmlib.layers.rows import project
+from ssmlib.layers.rows import product, project
 from ssmlib.shapes import check, check_number
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -61,10 +61,11 @@ class MLP(nn.Module):
         check(x=(x, f"b t {self.up_proj.in_features}"))
         if state is not None:
             raise ValueError(f"state: expected None, an MLP has none, got {type(state).__name__}")
-        up = self.up_proj(x)
+        up = product(x, self.up_proj)
         if self.gate_proj is None:
-            return self.down_proj(self.activation(up)), None
-        return self.down_proj(self.activation(self.gate_proj(x)) * up), None
+            return product(self.activation(up), self.down_proj), None
+        gate = self.activation(product(x, self.gate_proj))
+        return product(gate * up, self.down_proj), None
 
     def step_past_(self, x: Tensor, state: list, norm: RMSNorm) -> Tensor:
         """x (b 1 d) + what `forward` makes of norm(x), see `ssmlib.layers.rows`."""

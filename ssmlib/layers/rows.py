@@ -2,8 +2,8 @@
 
 Such a product reads its matrix and does next to nothing else, so that on a GPU what stands around
 it costs as much again, launch by launch. `project` takes it along: a norm, a sum, a convolution. On
-a CPU PyTorch's product of one row in float32 may keep a single core busy, and oneDNN's reads twice
-to three times as fast.
+a CPU PyTorch's products in float32 are MKL's, and oneDNN's can be twice as fast: of one row, where
+MKL keeps a single core busy, and of many on an AMD.
 """
 
 from typing import NamedTuple
@@ -18,11 +18,10 @@ from ssmlib.layers.norm import RMSNorm
 from ssmlib.shapes import check
 
 MOST = 2  # rows of a GPU; from there on a library's product is as fast
-MOST_OF_CPU = 64
 ONEDNN = None
 if torch.backends.mkldnn.is_available():
     ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # what compiled models call
-WORTH = 2**18  # numbers in a matrix, from which oneDNN's product is the faster
+WORTH = 2**18  # multiplications of a product, from which oneDNN's is the faster
 WIDEST = 8192  # inputs that a program holds
 
 
@@ -62,14 +61,15 @@ def project(
 ) -> Tensor:
     """past + linear(norm(x)), (b o) of x (b i), some of its outputs convolved; without gradients.
 
-    One launch on a GPU for up to MOST rows; on a CPU a product by oneDNN, for some more. bias:
-    whether to add the linear layer's. backend: "auto", "torch" or "triton". Raises ValueError for
-    shapes that disagree, and a backend that is unknown or cannot run.
+    One launch on a GPU for up to MOST rows; on a CPU a product by oneDNN. bias: whether to add the
+    linear layer's. A layer that is more than `nn.Linear`, or has hooks, is called as it is.
+    backend: "auto", "torch" or "triton". Raises ValueError for shapes that disagree, and a backend
+    that is unknown or cannot run.
     """
     added = linear.bias if bias else None
     check(x=(x, f"b {linear.in_features}"), past=(past, f"b {linear.out_features}"))
     c = convolution
-    quick = few(x) and x.dtype == linear.weight.dtype
+    quick = _quick(x, linear)
     if backend == "auto" and not (quick and x.is_cuda and linear.in_features <= WIDEST):
         backend = "torch"
     if resolve(backend, x, available=("torch", "triton")) == "triton":
@@ -78,11 +78,7 @@ def project(
         if c is None:
             return call(by_kernel, *args, past)
         return call(by_kernel_, *args, past, c.weight, c.bias, c.state, c.first)
-    x, weight = x if norm is None else norm(x), linear.weight
-    if quick and x.device.type == "cpu" and weight.numel() >= WORTH and weight.is_contiguous():
-        y = ONEDNN(x.contiguous(), weight, added, "none", [], "")
-    else:
-        y = F.linear(x, weight, added)
+    y = _multiply(x if norm is None else norm(x), linear, bias, quick)
     y = y if past is None else past + y
     if c is not None:
         part = y[:, c.first : c.first + len(c.weight)]
@@ -91,21 +87,34 @@ def project(
 
 
 def product(x: Tensor, linear: nn.Linear, bias: bool = True) -> Tensor:
-    """linear(x) of x (b t i); one token goes by `project`."""
+    """linear(x) of x (b t i); one token goes by `project`, and all of a CPU by oneDNN if it may."""
     if x.shape[1] == 1:
         return project(x[:, 0], linear, bias=bias)[:, None]
-    return F.linear(x, linear.weight, linear.bias if bias else None)
+    return _multiply(x, linear, bias, x.device.type == "cpu" and _quick(x, linear))
 
 
 def few(x: Tensor) -> bool:
-    """Whether `project` is for x (b ...): few rows that nothing is learned from."""
+    """Whether `project` is for x (b ...): few rows that nothing is learned from; any of a CPU."""
     kind = x.device.type
     if torch.is_grad_enabled() or not alone((x,)) or torch.is_autocast_enabled(kind):
         return False
     if kind == "cpu":
-        fits = x.dtype == torch.float32 and len(x) <= MOST_OF_CPU
-        return fits and ONEDNN is not None
+        return ONEDNN is not None and x.dtype == torch.float32
     return x.is_cuda and HAS_TRITON and len(x) <= MOST and x.dtype != torch.float64
+
+
+def _quick(x: Tensor, linear: nn.Linear) -> bool:
+    """Whether it is nothing but a product of few rows, without gradients."""
+    bare = type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)
+    return bare and x.dtype == linear.weight.dtype and few(x)
+
+
+def _multiply(x: Tensor, linear: nn.Linear, bias: bool, quick: bool) -> Tensor:
+    weight, added = linear.weight, linear.bias if bias else None
+    worth = x.numel() // x.shape[-1] * weight.numel() >= WORTH
+    if quick and worth and x.device.type == "cpu" and weight.is_contiguous():
+        return ONEDNN(x.contiguous(), weight, added, "none", [], "")
+    return linear(x) if bias else F.linear(x, weight)
 
 
 @torch.library.custom_op("ssmlib::project", mutates_args=())

@@ -23,7 +23,7 @@ from ssmlib.attention import (
     to_ring,
 )
 from ssmlib.layers import RMSNorm
-from ssmlib.layers.rows import project
+from ssmlib.layers.rows import product, project
 from ssmlib.shapes import check, check_number
 
 
@@ -73,7 +73,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, state: KVCache | None = None) -> tuple[Tensor, KVCache]:
         check(x=(x, f"b t {self.q_proj.in_features}"))
-        return self.attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), state)
+        q, k, v = (product(x, p) for p in (self.q_proj, self.k_proj, self.v_proj))
+        return self.attend(q, k, v, state)
 
     def hold(self, state: KVCache, room: int) -> RingCache:
         """The cache as a place for `step_`, with room for so many more tokens, or the window's."""
@@ -107,7 +108,7 @@ class Attention(nn.Module):
         if c.scale is not None:
             q = q * (c.scale * sqrt(self.head_dim))
         y, state = attend_cached(q, k, v, state, c.window)
-        return self.o_proj(y.flatten(2)), state
+        return product(y.flatten(2), self.o_proj), state
 
     def attend_(self, q: Tensor, k: Tensor, v: Tensor, state: RingCache) -> Tensor:
         """The same for one token of each row, with the cache written over; returns y."""

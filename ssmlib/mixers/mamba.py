@@ -130,7 +130,7 @@ class Mamba(Keeper):
                 x, dt, A, B, C, self.D, z, bias, True, state=state.ssm, backend=backend
             )
             y = y.unsqueeze(1)
-        return self.out_proj(y), MambaState(conv, ssm)
+        return product(y, self.out_proj), MambaState(conv, ssm)
 
     def step_(self, x: Tensor, state: MambaState) -> Tensor:
         """One token x (b 1 d) to y (b 1 d), with the next state written over `state`."""
@@ -190,7 +190,8 @@ class Mamba(Keeper):
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The channels that enter the convolution and those that gate it, (b t e)."""
-        return self.in_proj(x).chunk(2, dim=-1) if self.config.gated else (self.in_proj(x), None)
+        made = product(x, self.in_proj)
+        return made.chunk(2, dim=-1) if self.config.gated else (made, None)
 
     def _taps(self) -> tuple[Tensor, Tensor | None]:
         return self.conv1d.weight.squeeze(1), self.conv1d.bias

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ssmlib.convolution import causal_conv1d, causal_conv1d_step_
 from ssmlib.layers import GatedRMSNorm, RMSNorm
 from ssmlib.layers.once import Keeper, once
-from ssmlib.layers.rows import Convolution, Scale, project
+from ssmlib.layers.rows import Convolution, Scale, product, project
 from ssmlib.mixers.mamba import DT_FLOOR, inverse_softplus, rates
 from ssmlib.s4.initial import timescales
 from ssmlib.shapes import check, check_number
@@ -120,7 +120,7 @@ class Mamba2(Keeper):
         x, B, C = x.split(self.parts, dim=-1)
         dt, dt_bias = self._steps(dt)
         y, ssm = self._run(x, dt, B, C, dt_bias, None if state is None else state.ssm)
-        return self.out_proj(self.norm(y.flatten(2), z)), Mamba2State(conv, ssm)
+        return product(self.norm(y.flatten(2), z), self.out_proj), Mamba2State(conv, ssm)
 
     def step_(self, x: Tensor, state: Mamba2State) -> Tensor:
         """One token x (b 1 d) to y (b 1 d), with the next state written over `state`."""
@@ -155,7 +155,7 @@ class Mamba2(Keeper):
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gate (b t e), what is convolved (b t e+2*g*n), and dt (b t h)."""
-        return self.in_proj(x).split([self.parts[0], sum(self.parts), self.heads], dim=-1)
+        return product(x, self.in_proj).split([self.parts[0], sum(self.parts), self.heads], dim=-1)
 
     def _taps(self) -> tuple[Tensor, Tensor | None]:
         return self.conv1d.weight.squeeze(1), self.conv1d.bias  # the module is never called

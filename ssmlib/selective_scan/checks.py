@@ -35,17 +35,35 @@ def check_inputs(
         state=(state, "b d n" if cu_seqlens is None else "s d n"),
         cu_seqlens=(cu_seqlens, "..."),
     )
-    check_floating(x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, state=state)
     B, C = (M if M.ndim == 4 else M[:, :, None] for M in (B, C))
     check(B=(B, "b t g n"), C=(C, "b t g n"))
-    g, d = B.shape[2], x.shape[2]
+    check_values(x, dt, A, B, C, D, z, dt_bias, state)
+    if cu_seqlens is not None:
+        check_packing(cu_seqlens, x, state)
+    return B, C
+
+
+def check_values(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    state: Tensor | None,
+) -> None:
+    """What is no matter of single axes: dtypes, groups that divide d, the sign of A.
+
+    B and C (... g n), x (... d), with or without an axis of time.
+    """
+    check_floating(x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, state=state)
+    g, d = B.shape[-2], x.shape[-1]
     if d % g:
         raise ValueError(f"B: expected g groups that divide d={d} (from x), got g={g}")
     check_state(state)
     _check_decay(A)
-    if cu_seqlens is not None:
-        check_packing(cu_seqlens, x, state)
-    return B, C
 
 
 def _pattern(M: Tensor) -> str:

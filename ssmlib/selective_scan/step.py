@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ssmlib.backends import call
 from ssmlib.recurrence import softplus, wants_grad, working_dtype
-from ssmlib.selective_scan.checks import check_inputs
+from ssmlib.selective_scan.checks import check_values
 from ssmlib.selective_scan.function import BACKENDS, choose
 from ssmlib.selective_scan.operator import step_by, step_by_
 from ssmlib.shapes import check
@@ -99,7 +99,7 @@ def _step_(
     wide = state.dtype
     dt = dt.to(wide) if dt_bias is None else dt.to(wide) + dt_bias.to(wide)
     dt = softplus(dt) if dt_softplus else dt
-    state.mul_(torch.exp(dt[..., None] * A.to(wide)))
+    state.mul_(torch.mul(dt[..., None], A.to(wide)).exp_())
     grouped = state.unflatten(1, (B.shape[1], -1))  # (b g e n), a view
     fed = (dt * x.to(wide)).unflatten(1, grouped.shape[1:3])
     grouped.addcmul_(fed[..., None], B.to(wide)[:, :, None])
@@ -119,7 +119,7 @@ def _check(
     dt_bias: Tensor | None,
     state: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """As `check_inputs`, without an axis of time; B and C come back as (b g n)."""
+    """As `check_inputs` does for a sequence; B and C come back as (b g n)."""
     groups = ["b g n" if isinstance(M, Tensor) and M.ndim == 3 else "b n" for M in (B, C)]
     check(
         x=(x, "b d"),
@@ -127,12 +127,14 @@ def _check(
         A=(A, "d n"),
         B=(B, groups[0]),
         C=(C, groups[1]),
+        D=(D, "d"),
         z=(z, "b d"),
+        dt_bias=(dt_bias, "d"),
         state=(state, "b d n"),
     )
     if state is None:
         raise ValueError("state: expected a tensor (b, d, n), got NoneType")
-    sequence = [None if v is None else v.unsqueeze(1) for v in (x, dt, B, C, z)]
-    x, dt, B, C, z = sequence
-    B, C = check_inputs(x, dt, A, B, C, D, z, dt_bias, state, None)
-    return B.squeeze(1), C.squeeze(1)
+    B, C = (M if M.ndim == 3 else M[:, None] for M in (B, C))
+    check(B=(B, "b g n"), C=(C, "b g n"))
+    check_values(x, dt, A, B, C, D, z, dt_bias, state)
+    return B, C

@@ -63,9 +63,10 @@ def forward(
     saved = torch.zeros(size, dtype=wide, device=x.device)
     inputs, pieces = views_of(*tensors), pieces_of(x.shape[1], cu_seqlens)
     outputs = views_of(y, dt, A, B, C, D, z, dt_bias, last)  # y is cut like x, last like state
+    room: dict[tuple[int, ...], Tensor] = {}
     with torch.autocast(x.device.type, enabled=False):
         for where in tiles_of(inputs):
-            tile = Tile(cut(inputs, *where), dt_softplus, pieces, wide)
+            tile = Tile(cut(inputs, *where), dt_softplus, pieces, wide, room)
             kept = _kept(saved, inputs, *where) if needs_grad else None
             _forward(tile, pieces, cut(outputs, *where), kept)
     return y, last, saved
@@ -109,9 +110,10 @@ def backward(
         s = len(x) if cu_seqlens is None else len(cu_seqlens) - 1
         d_last = x.new_zeros((s, *A.shape), dtype=wide)
     given = views_of(dy, dt, A, B, C, D, z, dt_bias, d_last)  # dy is cut like x, d_last like state
+    room: dict[tuple[int, ...], Tensor] = {}
     with torch.autocast(x.device.type, enabled=False):
         for where in tiles_of(inputs):
-            tile = Tile(cut(inputs, *where), dt_softplus, pieces, wide)
+            tile = Tile(cut(inputs, *where), dt_softplus, pieces, wide, room)
             kept = _kept(saved, inputs, *where)
             _backward(tile, pieces, kept, cut(given, *where), cut(found, *where))
     pairs = zip(grads, tensors, strict=True)
@@ -142,18 +144,29 @@ class Chunk(NamedTuple):
 
 
 class Tile:
-    """A part of a scan, and the buffers for one chunk of it."""
+    """A part of a scan, and the buffers for one chunk of it.
+
+    room: where tiles of one shape leave them for each other; new memory costs more to touch than
+    all that is computed in it.
+    """
 
     def __init__(
-        self, inputs: Views, dt_softplus: bool, pieces: Sequence[Piece], wide: torch.dtype
+        self,
+        inputs: Views,
+        dt_softplus: bool,
+        pieces: Sequence[Piece],
+        wide: torch.dtype,
+        room: dict[tuple[int, ...], Tensor],
     ):
         v, self.wide, self.softplus = inputs, wide, dt_softplus
         self.inputs, self.A = inputs, v.A.to(wide).contiguous()
         self.D, self.bias = (None if w is None else w.to(wide) for w in (v.D, v.bias))
         longest = max(p.tokens.stop - p.tokens.start for p in pieces)
-        shape, like = (v.x.shape[1], *self.A.shape), {"dtype": wide, "device": v.x.device}
-        self.decay = torch.empty(longest, *shape, **like)
-        self.h = torch.empty(1 + longest, *shape, **like)  # before the chunk, after each token
+        shape = (1 + 2 * longest, v.x.shape[1], *self.A.shape)
+        if shape not in room:
+            room[shape] = torch.empty(shape, dtype=wide, device=v.x.device)
+        self.decay = room[shape][:longest]
+        self.h = room[shape][longest:]  # before the chunk, after each token
         self.decays, self.hs = self.decay.unbind(), self.h.unbind()
 
     def load(self, tokens: slice) -> Chunk:
