@@ -105,6 +105,21 @@ def test_a_stop_ends_a_row_and_all_of_them_the_call(seeded):
         assert row[4:].tolist() == whole[: end + 1]
 
 
+@pytest.mark.parametrize("pattern", ["M2", "S4H", "R*", "Z", "w-"])
+def test_nothing_of_inference_mode_is_left_behind(pattern, seeded):
+    model, prompt = (
+        language_model(pattern).eval().requires_grad_(False),
+        seeded.integers(0, 11, 2, 5),
+    )
+    tokens = generate(model, prompt, 3)
+    assert not any(x.is_inference() for x in (tokens, *stream(model, prompt, 3)))
+    with torch.inference_mode():
+        assert torch.equal(generate(model, prompt, 3), tokens)
+    x = seeded.normal(2, 5, 8).requires_grad_(True)  # what a frozen model reads may be learned
+    model.backbone(x)[0].sum().backward()
+    assert x.grad.isfinite().all()
+
+
 def test_a_stream_is_what_generate_returns_as_it_comes(seeded):
     model, prompt = language_model("M*").train(), seeded.integers(0, 11, 2, 5)
     settings = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "seed": 2}

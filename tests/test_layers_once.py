@@ -100,3 +100,13 @@ def test_a_trained_mamba_steps_by_its_new_decays(seeded):
         with torch.no_grad():
             got = layer(x[:, :1], state)[0]
         assert_close(got, layer(x[:, :1], state)[0])  # with gradients: made anew
+
+
+def test_what_is_made_in_inference_mode_serves_outside_of_it():
+    owner = Owner().eval().requires_grad_(False)
+    with torch.inference_mode():
+        first = once(owner, owner.weight, torch.exp)
+    x = torch.ones(2, 2, requires_grad=True)
+    (x * once(owner, owner.weight, torch.exp)).sum().backward()
+    assert once(owner, owner.weight, torch.exp) is first
+    assert_close(x.grad, owner.weight.exp())

@@ -35,7 +35,7 @@ def make_step(
         came = f"{type(model).__name__} on {device.type}"
         raise ValueError(f"graph: expected False but for a LanguageModel on a GPU, got {came}")
     if isinstance(model, LanguageModel):
-        plain = _in_place(model, state, drawing)
+        plain = _in_place(model, state, device, drawing)
         return Captured(plain, bool(graph)) if able and graph is not False else plain
     return _by_value(model, state, drawing)
 
@@ -95,11 +95,16 @@ class Captured:
         return drawn
 
 
-def _in_place(model: LanguageModel, state: Any, drawing: Drawing) -> Step:
+def _in_place(model: LanguageModel, state: Any, device: torch.device, drawing: Drawing) -> Step:
     def step(token: Tensor, uniform: Tensor) -> Tensor:
         return pick(model.step_(token[:, None], state)[:, -1], uniform, *drawing)
 
-    return step
+    def step_of_cpu(token: Tensor, uniform: Tensor) -> Tensor:
+        with torch.inference_mode():  # what autograd writes down is a tenth of a step
+            drawn = step(token, uniform)
+        return drawn.clone()  # a tensor like others
+
+    return step_of_cpu if device.type == "cpu" else step
 
 
 def _by_value(model: nn.Module, state: Any, drawing: Drawing) -> Step:

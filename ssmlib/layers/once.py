@@ -35,7 +35,8 @@ def once(owner: Keeper, parameter: Tensor, make: Callable[[Tensor], Tensor]) -> 
     key = (parameter.data_ptr(), parameter._version, parameter.dtype, parameter.device, make)
     kept = owner.__dict__.get("_made_once", {})
     if key not in kept:
-        made = make(parameter.detach())
+        with torch.inference_mode(False), torch.no_grad():  # it may be read outside that mode
+            made = make(parameter.detach())
         if parameter.is_cuda and torch.cuda.is_current_stream_capturing():
             return made  # it is the graph's, and is not made before the graph runs
         owner.__dict__["_made_once"] = kept = {key: made}  # one: the others are of the past

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssmlib.backends import HAS_TRITON, alone, call, resolve
 from ssmlib.convolution import causal_conv1d_step_
+from ssmlib.convolution.taps import step_
 from ssmlib.layers.norm import RMSNorm
 from ssmlib.shapes import check
 
@@ -66,31 +67,31 @@ def project(
     backend: "auto", "torch" or "triton". Raises ValueError for shapes that disagree, and a backend
     that is unknown or cannot run.
     """
-    added = linear.bias if bias else None
     check(x=(x, f"b {linear.in_features}"), past=(past, f"b {linear.out_features}"))
     c = convolution
-    quick = _quick(x, linear)
-    if backend == "auto" and not (quick and x.is_cuda and linear.in_features <= WIDEST):
-        backend = "torch"
+    if backend == "auto":
+        launched = x.is_cuda and linear.in_features <= WIDEST and _quick(x, linear)
+        backend = "auto" if launched else "torch"
     if resolve(backend, x, available=("torch", "triton")) == "triton":
+        added = linear.bias if bias else None
         options = (None, 0.0, 0.0) if norm is None else (norm.weight, norm.eps, norm.offset)
         args = (x if x.stride(1) == 1 else x.contiguous(), linear.weight, added, *options)
         if c is None:
             return call(by_kernel, *args, past)
         return call(by_kernel_, *args, past, c.weight, c.bias, c.state, c.first)
-    y = _multiply(x if norm is None else norm(x), linear, bias, quick)
+    y = _multiply(x if norm is None else norm(x), linear, bias)
     y = y if past is None else past + y
     if c is not None:
         part = y[:, c.first : c.first + len(c.weight)]
-        part.copy_(causal_conv1d_step_(part, c.weight, c.bias, "silu", state=c.state))
+        part.copy_(_convolve_(part, c))
     return y
 
 
 def product(x: Tensor, linear: nn.Linear, bias: bool = True) -> Tensor:
-    """linear(x) of x (b t i); one token goes by `project`, and all of a CPU by oneDNN if it may."""
-    if x.shape[1] == 1:
+    """linear(x) of x (b t i); one token of a GPU goes by `project`, all of a CPU by oneDNN."""
+    if x.is_cuda and x.shape[1] == 1:
         return project(x[:, 0], linear, bias=bias)[:, None]
-    return _multiply(x, linear, bias, x.device.type == "cpu" and _quick(x, linear))
+    return _multiply(x, linear, bias)
 
 
 def few(x: Tensor) -> bool:
@@ -109,10 +110,16 @@ def _quick(x: Tensor, linear: nn.Linear) -> bool:
     return bare and x.dtype == linear.weight.dtype and few(x)
 
 
-def _multiply(x: Tensor, linear: nn.Linear, bias: bool, quick: bool) -> Tensor:
+def _convolve_(x: Tensor, c: Convolution) -> Tensor:
+    if x.device.type == "cpu":  # where the checks of a token take as long as its arithmetic
+        return step_(x, c.weight, c.bias, True, c.state)
+    return causal_conv1d_step_(x, c.weight, c.bias, "silu", state=c.state)
+
+
+def _multiply(x: Tensor, linear: nn.Linear, bias: bool) -> Tensor:
     weight, added = linear.weight, linear.bias if bias else None
-    worth = x.numel() // x.shape[-1] * weight.numel() >= WORTH
-    if quick and worth and x.device.type == "cpu" and weight.is_contiguous():
+    worth = x.device.type == "cpu" and x.numel() // x.shape[-1] * weight.numel() >= WORTH
+    if worth and weight.is_contiguous() and _quick(x, linear):
         return ONEDNN(x.contiguous(), weight, added, "none", [], "")
     return linear(x) if bias else F.linear(x, weight)
 

@@ -22,7 +22,8 @@ from ssmlib.layers import RMSNorm
 from ssmlib.layers.once import Keeper, once
 from ssmlib.layers.rows import Convolution, product, project
 from ssmlib.s4.initial import timescales
-from ssmlib.selective_scan import selective_scan, selective_scan_step, selective_scan_step_
+from ssmlib.selective_scan import selective_scan, selective_scan_step
+from ssmlib.selective_scan.step import step_unchecked_
 from ssmlib.shapes import check, check_number
 
 SELECTIVE = ("dt", "B", "C")
@@ -134,8 +135,7 @@ class Mamba(Keeper):
 
     def step_(self, x: Tensor, state: MambaState) -> Tensor:
         """One token x (b 1 d) to y (b 1 d), with the next state written over `state`."""
-        check(x=(x, "b 1 d"))
-        self._check(x, state)
+        self._check(x, state, "1")
         x, z = (None if v is None else v[:, 0] for v in self._split(x))
         if state.conv is None:
             x = F.silu(x)
@@ -146,8 +146,7 @@ class Mamba(Keeper):
 
     def step_past_(self, x: Tensor, state: MambaState, norm: RMSNorm) -> Tensor:
         """x + step_(norm(x)) in a launch for each product and one, see `ssmlib.layers.rows`."""
-        check(x=(x, "b 1 d"))
-        self._check(x, state)
+        self._check(x, state, "1")
         past, kept = x[:, 0], state.conv
         convolution = None if kept is None else Convolution(0, *self._taps(), kept)
         made = project(past, self.in_proj, norm, convolution=convolution)
@@ -157,10 +156,9 @@ class Mamba(Keeper):
 
     def _step_(self, x: Tensor, z: Tensor | None, state: MambaState) -> Tensor:
         """y (b e) of what was convolved and what gates, (b e)."""
-        dt, B, C = (v[:, 0] for v in self._select(x[:, None]))
-        A, bias, backend = self._rates(), self._dt_bias(), self.config.backend
-        how = {"state": state.ssm, "backend": backend}
-        return selective_scan_step_(x, dt, A, B, C, self.D, z, bias, True, **how)
+        dt, B, C = self._select(x[:, None])
+        how = (self.D, z, self._dt_bias(), True, state.ssm, self.config.backend)
+        return step_unchecked_(x, dt[:, 0], self._rates(), B, C, *how)
 
     def delta(self, x: Tensor, state: MambaState | None = None) -> Tensor:
         """The time steps softplus(dt + bias) with which `forward` would read x: (b t e), float32.
@@ -223,20 +221,19 @@ class Mamba(Keeper):
     def _dt_bias(self) -> Tensor:
         return self.dt_proj.bias if "dt" in self.parts else self.dt_bias
 
-    def _check(self, x: Tensor, state: MambaState | None) -> None:
-        d, e = self.in_proj.in_features, len(self.D)
-        check(x=(x, f"b t {d}"))
+    def _check(self, x: Tensor, state: MambaState | None, t: str = "t") -> None:
+        d, e, width = self.in_proj.in_features, len(self.D), self.config.conv_width
         if state is None:
+            check(x=(x, f"b {t} {d}"))
             return
         if not isinstance(state, MambaState):
             raise ValueError(f"state: expected a MambaState or None, got {type(state).__name__}")
-        width = self.config.conv_width
         if (state.conv is None) != (width is None):
             wanted = "None, as conv_width is" if width is None else f"(b, {e}, {width - 1})"
             came = "None" if state.conv is None else f"shape {tuple(state.conv.shape)}"
             raise ValueError(f"state.conv: expected {wanted}, got {came}")
         kept = {"state.conv": (state.conv, f"b {e} {(width or 1) - 1}")}
-        check(x=(x, "b t d"), **kept, **{"state.ssm": (state.ssm, f"b {e} {self.d_state}")})
+        check(x=(x, f"b {t} {d}"), **kept, **{"state.ssm": (state.ssm, f"b {e} {self.d_state}")})
 
 
 def rates(A_log: Tensor) -> Tensor:

@@ -61,13 +61,33 @@ def selective_scan_step_(
     Arguments as in `selective_scan_step`. Raises ValueError as it does, also where autograd would
     have to remember the state that is written over, and where the state is narrower than the rest.
     """
+    B, C = _check(x, dt, A, B, C, D, z, dt_bias, state)
+    return step_unchecked_(x, dt, A, B, C, D, z, dt_bias, dt_softplus, state, backend)
+
+
+def step_unchecked_(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    state: Tensor,
+    backend: str,
+) -> Tensor:
+    """`selective_scan_step_` for a layer that knows its shapes; B and C (b g n).
+
+    On a CPU the checks of a token take as long as its arithmetic.
+    """
     tensors = (x, dt, A, B, C, D, z, dt_bias)
     if wants_grad(*tensors, state):
         raise ValueError(
             "state: expected no gradients, which cannot go through a state that is overwritten;"
             " call selective_scan_step, or this under torch.no_grad()"
         )
-    B, C = _check(x, dt, A, B, C, D, z, dt_bias, state)
     wide = working_dtype(*tensors, state)
     if state.dtype != wide:
         raise ValueError(f"state: expected dtype {wide} (the widest input), got {state.dtype}")
