@@ -184,6 +184,20 @@ def test_a_layer_with_hooks_or_of_another_class_is_called(t, seeded):
     assert len(seen) == 1
 
 
+def test_a_compiler_does_not_ask_how_much_work_it_is(seeded):
+    layer, sizes = nn.Linear(30, 100), []
+
+    def counted(graph, inputs):
+        sizes.append([x.shape for x in inputs if isinstance(x, torch.Tensor)])
+        return graph
+
+    compiled = torch.compile(lambda x: product(x, layer), backend=counted, dynamic=True)
+    with torch.no_grad():
+        for t in (2, 3, 300):
+            compiled(seeded.normal(1, t, 30).float())
+    assert len(sizes) == 1
+
+
 @pytest.mark.parametrize("capability", [80, 90])
 def test_it_compiles_without_a_gpu(capability):
     told = uninterpreted(COMPILE, capability)

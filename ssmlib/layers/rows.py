@@ -117,11 +117,12 @@ def _convolve_(x: Tensor, c: Convolution) -> Tensor:
 
 
 def _multiply(x: Tensor, linear: nn.Linear, bias: bool) -> Tensor:
-    weight, added = linear.weight, linear.bias if bias else None
-    worth = x.device.type == "cpu" and x.numel() // x.shape[-1] * weight.numel() >= WORTH
-    if worth and weight.is_contiguous() and _quick(x, linear):
-        return ONEDNN(x.contiguous(), weight, added, "none", [], "")
-    return linear(x) if bias else F.linear(x, weight)
+    if x.device.type == "cpu" and type(linear) is nn.Linear and not torch.compiler.is_compiling():
+        weight, added = linear.weight, linear.bias if bias else None
+        worth = x.numel() // x.shape[-1] * weight.numel() >= WORTH
+        if worth and weight.is_contiguous() and _quick(x, linear):
+            return ONEDNN(x.contiguous(), weight, added, "none", [], "")
+    return linear(x) if bias else F.linear(x, linear.weight)
 
 
 @torch.library.custom_op("ssmlib::project", mutates_args=())
