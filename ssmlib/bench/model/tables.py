@@ -21,7 +21,7 @@ COLUMNS = (
     ("", 0, lambda row: "" if row["status"] == "ok" else str(row["status"])),
 )
 STEPS = (
-    *COLUMNS[1:3],
+    COLUMNS[2],
     COLUMNS[4],
     ("of floor", 8, lambda row: f"{share_of_floor(row):.0%}"),
     *COLUMNS[7:9],
@@ -77,7 +77,8 @@ def by_length(rows: list[dict[str, Any]]) -> str:
 
 def by_batch(rows: list[dict[str, Any]]) -> str:
     """The rows of one more token after 2K others, by batch: time, share of the floor's speed."""
-    return f"one more token, by batch\n{table(_batches(rows), STEPS)}"
+    found = _batches(rows)
+    return f"one more token, by batch\n{table(found, [_names(found), *STEPS])}"
 
 
 def largest(rows: list[dict[str, Any]]) -> str:
@@ -86,7 +87,7 @@ def largest(rows: list[dict[str, Any]]) -> str:
     Of making tokens alone, and with the time that reading the prompts took.
     """
     most = {row["provider"]: row for row in _batches(rows) if "total_tokens_per_s" in row}
-    columns = [*COLUMNS[1:3]]
+    columns = [_names(most.values()), COLUMNS[2]]
     for column, key in ((COLUMNS[7], "tokens_per_s"), (COLUMNS[8], "total_tokens_per_s")):
         columns += [column, *(_times(key, most[name], head) for name, head in AGAINST.items())]
     return f"the largest batches beside the Transformers'\n{table(most.values(), columns)}"
@@ -94,6 +95,10 @@ def largest(rows: list[dict[str, Any]]) -> str:
 
 def _batches(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["experiment"] == "throughput" and row["status"] == "ok"]
+
+
+def _names(rows: Iterable[Row]) -> tuple[str, int, Callable[[Row], str]]:
+    return "", max(len(row["provider"]) for row in rows), text("provider")
 
 
 def _times(key: str, other: Row, head: str) -> tuple[str, int, Callable[[Row], str]]:
