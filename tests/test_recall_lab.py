@@ -464,6 +464,14 @@ def test_the_driver_refuses_what_there_is_not(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["mqar", "--mixer", "mamba2", option, value, *out])
         assert wanted in capsys.readouterr().err
+    (tmp_path / "taken").write_text("no folder")
+    with pytest.raises(SystemExit):
+        main(["mqar", "--size", "tiny", "--out", str(tmp_path / "taken"), "--device", "cpu"])
+    assert "taken" in capsys.readouterr().err
+    (tmp_path / "recall_tiny.jsonl").write_text('{"where": "elsewhere"}\n')
+    with pytest.raises(SystemExit):
+        main(["mqar", *out])
+    assert "expected rows from" in capsys.readouterr().err
     assert "course: expected one of 16, got '5'" in told
     assert "s4d:" in told
     assert "expected --mixer beside --n, --d, got none" in told

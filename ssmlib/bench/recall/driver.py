@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = str(default_device(args.device))
         names = list(EXPERIMENTS) if "all" in args.experiments else args.experiments
         cases = [case for name in names for case in chosen(experiment_of(name, args.size), args)]
-    except ValueError as error:
+        name = "recall" if args.size == "full" else f"recall_{args.size}"
+        ledger = lab.ledger_for(args.out / f"{name}.jsonl", device, args.seconds, _tell)
+    except (ValueError, OSError) as error:  # what it was asked for, or where it is to write
         parser.error(str(error))
-    name = "recall" if args.size == "full" else f"recall_{args.size}"
-    ledger = lab.ledger_for(args.out / f"{name}.jsonl", device, args.seconds, _tell)
     before, code = len(ledger.rows), 0
     try:
         rows = lab.run_cases(cases, ledger, device, args.together)
