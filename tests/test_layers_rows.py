@@ -181,7 +181,9 @@ def test_a_layer_with_hooks_or_of_another_class_is_called(t, seeded):
         assert_close(product(x, bare), want, 1e-5)
         assert_close(product(x, hooked), want, 1e-5)
         assert_close(product(x, other), 2 * want, 1e-5)
-    assert len(seen) == 1
+        assert_close(product(x, hooked, bias=False), want - bare.bias, 1e-5)
+        assert_close(product(x, other, bias=False), 2 * want - bare.bias, 1e-5)
+    assert len(seen) == 2
 
 
 def test_a_compiler_does_not_ask_how_much_work_it_is(seeded):

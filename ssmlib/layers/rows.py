@@ -106,8 +106,12 @@ def few(x: Tensor) -> bool:
 
 def _quick(x: Tensor, linear: nn.Linear) -> bool:
     """Whether it is nothing but a product of few rows, without gradients."""
-    bare = type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)
-    return bare and x.dtype == linear.weight.dtype and few(x)
+    return _bare(linear) and x.dtype == linear.weight.dtype and few(x)
+
+
+def _bare(linear: nn.Linear) -> bool:
+    """Whether it is `nn.Linear` and nothing more, so that its weight says all."""
+    return type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)
 
 
 def _convolve_(x: Tensor, c: Convolution) -> Tensor:
@@ -117,12 +121,14 @@ def _convolve_(x: Tensor, c: Convolution) -> Tensor:
 
 
 def _multiply(x: Tensor, linear: nn.Linear, bias: bool) -> Tensor:
-    if x.device.type == "cpu" and type(linear) is nn.Linear and not torch.compiler.is_compiling():
+    if x.device.type == "cpu" and _bare(linear) and not torch.compiler.is_compiling():
         weight, added = linear.weight, linear.bias if bias else None
         worth = x.numel() // x.shape[-1] * weight.numel() >= WORTH
-        if worth and weight.is_contiguous() and _quick(x, linear):
+        if worth and weight.is_contiguous() and x.dtype == weight.dtype and few(x):
             return ONEDNN(x.contiguous(), weight, added, "none", [], "")
-    return linear(x) if bias else F.linear(x, linear.weight)
+    if bias or linear.bias is None:
+        return linear(x)
+    return F.linear(x, linear.weight) if _bare(linear) else linear(x) - linear.bias
 
 
 @torch.library.custom_op("ssmlib::project", mutates_args=())
