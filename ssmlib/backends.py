@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-_BATCHED = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda x: False)
 _FUNCTIONS: dict[Callable, type[torch.autograd.Function]] = {}  # of operators with a gradient
 
 
@@ -105,7 +104,7 @@ def alone(args: Iterable[Any]) -> bool:
         return False
     tensors = [x for x in args if isinstance(x, Tensor)]
     plain = all(type(x) in (Tensor, nn.Parameter) and not x.is_meta for x in tensors)
-    return plain and not any(map(_BATCHED, tensors))
+    return plain and not any(map(_batched, tensors))
 
 
 def _watched() -> bool:
@@ -115,6 +114,14 @@ def _watched() -> bool:
         return modes() > 0 or transforms.peek_interpreter_stack() is not None
     except AttributeError:
         return True
+
+
+def _batched(x: Tensor) -> bool:
+    """Whether it stands for many, as in `torch.autograd.grad(..., is_grads_batched=True)`."""
+    try:
+        return torch._C._functorch.is_legacy_batchedtensor(x)
+    except AttributeError:
+        return False
 
 
 def _pushed_forward() -> bool:
